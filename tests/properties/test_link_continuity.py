@@ -22,7 +22,6 @@ from overlay.addresses import Endpoint
 from overlay.apm.carrier import SIGNALLING_PORT
 from overlay.apm.datagram import HEADER_BYTES, UdpDatagram, build_datagram
 from overlay.identity import LocalIdentity
-from overlay.ipsec.esp import OutboundSa
 from overlay.ipsec.interface import (
     BackendCapabilities,
     IpsecConfiguration,
@@ -154,14 +153,11 @@ class OurEngine(UserspaceEngine):
         return len(processed.to_control) == 1
 
     def can_send(self) -> bool:
-        return any(not sa.value.inbound for sa in self._sas())
+        return any(not sa.inbound for sa in self.contents().associations)
 
     def held_by_direction(self) -> tuple[int, int]:
-        inbound = len(self._sad.inbound_links)
-        return inbound, self.association_counts()["link SAs"] - inbound
-
-    def _sas(self) -> list[OutboundSa]:
-        return [sa for installed in self._sad._outbound.values() for sa in installed]
+        held = [sa.inbound for sa in self.contents().associations]
+        return held.count(True), held.count(False)
 
 
 class Circuits:
