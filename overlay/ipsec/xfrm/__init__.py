@@ -1,21 +1,24 @@
-"""The Linux kernel as IPsec engine: netlink's XFRM family, and the backend on top of it.
+"""The IPsec backend that uses the Linux kernel, through netlink's XFRM family.
 
 ::
 
-    backend.py      XfrmBackend: configurations in, SAs, policies and addresses in the kernel
-    checks.py       what the kernel would refuse, told before it is asked
-    changes.py      entries to install and to take back; what a killed process left
-    counting.py     how many policies of ours there are
-    debris.py       what a failure left in the kernel, until it is removed
-    probe.py        which suites this kernel has
-    device.py       what holds the overlay's addresses and routes
-    entries.py      our values as netlink messages and back; how our own entries are known
-    algorithms.py   the ESP suites by the kernel's names
-    netlink.py      requests, dumps and events; refusals as one sentence
-    messages.py     the wire format, in pyroute2's declarative style
-    attributes.py   likewise, what hangs off a message
-    packing.py      its structs, packed in one step
-    forms.py        messages of one shape: encoded once by those classes, then filled in
-    moves.py        from where else than expected packets of link SAs came
-    encapsulation.py  the UDP socket's part of ESP in UDP
+    backend.py           XfrmBackend: installs configurations as SAs, policies and addresses
+    checks.py            refuses configurations that the kernel does not support
+    changes.py           requests that install entries and remove them; entries of a killed process
+    counting.py          counts the policies of this product in the kernel
+    pending_removals.py  entries that could not be removed yet
+    probe.py             finds the suites that this kernel supports
+    device.py            the device with the overlay's addresses and routes
+    entries.py           converts values to netlink messages and back; recognises own entries
+    relocation.py        moves link SAs to other endpoints
+    moved_links.py       policies of links that have moved
+    moves.py             reports link SAs whose packets come from another endpoint
+    algorithms.py        the kernel's names of the ESP suites
+    netlink.py           requests, dumps and events; refusals as error messages
+    messages.py          the wire format of messages, in pyroute2's declarative style
+    attributes.py        the wire format of attributes
+    packing.py           packs whole structs in one step
+    forms.py             encodes messages of one shape once, and fills in copies
+    leftovers.py         removes what a killed node of this backend left
+    encapsulation.py     sets up the UDP socket for ESP in UDP
 """

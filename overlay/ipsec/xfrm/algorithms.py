@@ -1,4 +1,4 @@
-"""The ESP suites by the kernel's names for them.
+"""Return the kernel's algorithms for each ESP suite.
 
 =================== ============================== ======= ===============================
 suites              attribute                      ICV     key in the attribute
@@ -11,7 +11,7 @@ HMAC-SHA-256-128    hmac(sha256)                   128     key (not the kernel's
 HMAC-SHA-1-96       hmac(sha1)                     96      key
 =================== ============================== ======= ===============================
 
-Lengths are in bits there. Names: Linux ``net/xfrm/xfrm_algo.c``.
+The ICV is in bits. Names: Linux ``net/xfrm/xfrm_algo.c``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def algorithm_names(suite: Suite) -> tuple[str, ...]:
 def algorithm_attributes(suite: Suite, keymat: SecretBytes) -> list[tuple[str, dict[str, Any]]]:
     """Return the attributes of NEWSA that give an SA its algorithms and keys.
 
-    The result holds the keys in the clear: encode it, send it, drop it.
+    The result contains the keys in the clear, so callers must not keep it after sending.
     """
     secret, names = keymat.reveal(), algorithm_names(suite)
     if not suite.digest:

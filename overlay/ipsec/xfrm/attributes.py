@@ -1,7 +1,7 @@
-"""Attributes of netlink's XFRM family, in pyroute2's declarative style.
+"""Declare the attributes of netlink's XFRM family in pyroute2's style.
 
-Layouts: Linux uapi ``linux/xfrm.h``; padding of the C structs is spelled out. Everything is
-in host byte order but SPIs and ports. An ``xfrm_address_t`` is a union of an IPv4 and an IPv6
+Layouts: Linux uapi ``linux/xfrm.h``. The padding of the C structs is written explicitly. Values are
+in host byte order, except SPIs and ports. An ``xfrm_address_t`` is a union of an IPv4 and an IPv6
 address: 16 packed bytes, of which IPv4 uses the first four.
 """
 # mypy: allow-subclassing-any
@@ -17,7 +17,7 @@ __all__ = ["user_tmpl", "xfrm_message"]
 
 
 class user_tmpl(PackedStruct, nlmsg_base):
-    """One tunnel that a policy asks for; XFRMA_TMPL holds a plain array of them.
+    """One tunnel that a policy requires; XFRMA_TMPL contains a plain array of them.
 
     .. code-block:: c
 
@@ -57,7 +57,7 @@ class user_tmpl(PackedStruct, nlmsg_base):
 
 
 class xfrm_message(PackedStruct, nlmsg):
-    """Base of all messages of the family: they share one space of attributes."""
+    """Base of all messages of the family, which use the same attributes."""
 
     prefix = "XFRMA_"
 
@@ -115,7 +115,7 @@ class xfrm_message(PackedStruct, nlmsg):
         fields = (("name", "64s"), ("key_len", "I"), ("key", "s"))
 
     class algo_with_size(PackedStruct, nla):
-        """An algorithm whose ICV is cut to ``icv_len`` bits (AEAD, or a truncated HMAC).
+        """An algorithm whose ICV has ``icv_len`` bits (AEAD, or a truncated HMAC).
 
         .. code-block:: c
 
@@ -151,7 +151,7 @@ class xfrm_message(PackedStruct, nlmsg):
         )
 
     class tmpls(nla_string):
-        """The templates of a policy, innermost first: a plain array of structs."""
+        """The templates of a policy as a plain array of structs, innermost first."""
 
         def encode(self) -> None:
             """Concatenate the templates."""
@@ -175,7 +175,7 @@ class xfrm_message(PackedStruct, nlmsg):
                 self.value.append(dict(template))
 
     class lifetime_cur(PackedStruct, nla):
-        """What has passed so far; times are Unix seconds.
+        """The traffic of an SA so far; times are Unix seconds.
 
         .. code-block:: c
 
@@ -221,7 +221,7 @@ class xfrm_message(PackedStruct, nlmsg):
         )
 
     class mark(PackedStruct, nla):
-        """Packets that an entry is for: those whose mark, under the mask, is the value.
+        """The mark of an entry, which matches packets whose mark under the mask is the value.
 
         .. code-block:: c
 
@@ -241,7 +241,7 @@ class xfrm_message(PackedStruct, nlmsg):
         fields = (("type", "B"), ("__pad0", "x"), ("reserved1", "H"), ("reserved2", "B"))
 
     class address_filter(PackedStruct, nla):
-        """Which SAs a dump shows.
+        """A filter for the SAs of a dump.
 
         .. code-block:: c
 
@@ -263,7 +263,7 @@ class xfrm_message(PackedStruct, nlmsg):
         )
 
     class user_offload(PackedStruct, nla):
-        """The device that carries an SA out.
+        """The device to which an SA is offloaded.
 
         .. code-block:: c
 

@@ -1,14 +1,13 @@
-"""The kernel as IPsec backend: after set-up no program touches a packet.
+"""The IPsec backend of the kernel: after the set-up of a circuit no program handles its packets.
 
 ::
 
-    install   SAs -> policies -> addresses      a failure undoes what was done
-    remove    addresses -> policies -> SAs      never fails: see debris.py
+    install   SAs -> policies -> addresses      a failure removes what was installed
+    remove    addresses -> policies -> SAs      never fails: see pending_removals.py
 
-An address comes last and goes first, so that no packet from it ever lacks its policy. What
-this process installed is remembered here, and only that is removed; what a process of ours
-left behind when it was killed is known by its signs (:mod:`overlay.ipsec.xfrm.entries`) and
-removed at the start.
+An address is installed last and removed first, so that packets from it always have a policy. The
+backend stores what this process installed, and removes only that. The start removes entries that a
+killed process left; :mod:`overlay.ipsec.xfrm.entries` recognises them.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ _PolicyKey = tuple[PolicyDirection, Prefix, Prefix, int | None]
 
 @dataclass(frozen=True, slots=True)
 class _Installed:
-    """What the backend remembers of an SA: no key."""
+    """The data that the backend stores of an SA; it contains no key."""
 
     reqid: int
     source: bytes
@@ -102,15 +101,15 @@ class XfrmBackend:
     """The Linux kernel's IPsec in this network namespace; a context manager with one owner.
 
     Args:
-        rng: ``random.SystemRandom()`` except in tests; draws the SPIs of the probe, and where
-            the sequence numbers of outbound SAs begin.
-        experiment: accept the suites that serve experiments alone (3DES).
+        rng: ``random.SystemRandom()`` except in tests. It draws the SPIs of the probe, and the
+            first sequence numbers of outbound SAs.
+        experiment: accept suites that are only for experiments (3DES).
         routed: prefixes besides the overlay's that must reach the policies (an exit's inner
             addresses).
 
     Raises:
-        BackendError: there is no ESP in this kernel, no permission, or another node in this
-            network namespace uses it.
+        BackendError: this kernel has no ESP, there is no permission, or another node uses the
+            kernel's IPsec in this network namespace.
     """
 
     def __init__(
@@ -122,7 +121,7 @@ class XfrmBackend:
         self._places: MovedLinks[_PolicyKey] = MovedLinks()
         self._addresses: Counter[bytes] = Counter()
         self.before_address: Callable[[bytes], None] | None = None
-        """Is told of each address before this host holds it; an error refuses the address."""
+        """Called with each address before this host gets it; an exception refuses the address."""
         with ExitStack() as opened:
             owner = Ownership(KERNEL_IPSEC, STOP_THE_OTHER)
             opened.callback(owner.release)
@@ -132,7 +131,7 @@ class XfrmBackend:
             self._suites = usable_suites(self._netlink, rng, experiment=experiment)
             self._events = opened.enter_context(XfrmEvents())
             self.moved_peers = opened.enter_context(MovedPeers())
-            """Tells from where else than expected packets of link SAs came."""
+            """Reports link SAs whose packets come from another endpoint than that of the SA."""
             self._device = CircuitDevice(routed)
             opened.callback(self._device.close)
             opened.callback(self._clear)
@@ -141,7 +140,7 @@ class XfrmBackend:
             self._opened = opened.pop_all()
 
     def close(self) -> None:
-        """Remove everything, the device included; the backend cannot be used any more."""
+        """Remove everything, including the device; the backend cannot be used any more."""
         self._opened.close()
 
     def __enter__(self) -> Self:
@@ -150,10 +149,10 @@ class XfrmBackend:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # What IpsecBackend asks for.
+    # Methods of IpsecBackend.
 
     def capabilities(self) -> BackendCapabilities:
-        """Tell what this kernel can do; its suites were tried when the backend started."""
+        """Return what this kernel supports; its suites were tried when the backend started."""
         return BackendCapabilities(
             "xfrm", self._suites, KERNEL_MAX_TEMPLATES, moves_outer_addresses=True
         )
@@ -163,7 +162,7 @@ class XfrmBackend:
 
         Raises:
             ValueError: an SA or policy with the same identity is installed, or a suite, key
-                size, address or template count does not fit.
+                size, address or number of templates is not supported.
             BackendError: the kernel refused.
         """
         check_configuration(configuration, self._suites)
@@ -185,9 +184,9 @@ class XfrmBackend:
     def remove(self, configuration: IpsecConfiguration) -> None:
         """Remove what :meth:`install` of the same value installed; absent parts are no error.
 
-        An address stays while another configuration holds it. It is released if any SA or
-        policy of this one was still there (or if it has none). What the kernel does not let go
-        now is removed when it does; :meth:`association_counts` tells how much that is.
+        An address stays while another configuration has it. It is released if an SA or policy of
+        this configuration was still installed, or if the configuration has none. Entries that the
+        kernel does not remove now are removed later; :meth:`association_counts` has their number.
         """
         associations = [sa for sa in configuration.associations if self._holds(sa)]
         policies = [policy for policy in configuration.policies if self._holds_policy(policy)]
@@ -206,10 +205,10 @@ class XfrmBackend:
         )
 
     def query(self, identity: SaIdentity) -> SaCounters | None:
-        """Return the kernel's counters of an SA of ours, None if there is none (any more).
+        """Return the kernel's counters of an SA of this backend, None if it does not exist.
 
         Raises:
-            BackendError: the kernel could not be asked.
+            BackendError: the kernel did not answer.
         """
         if identity not in self._associations:
             return None
@@ -225,40 +224,40 @@ class XfrmBackend:
         self._clear()
         self._close_prefixes()
 
-    # What the node drains.
+    # Outputs for the node.
 
     @property
     def device_name(self) -> str:
-        """The device to which routes into circuits lead; see ``device.py``."""
+        """The name of the device to which routes into circuits lead; see ``device.py``."""
         return self._device.name
 
     @property
     def device(self) -> DeviceOwner:
-        """The owner of that device, which makes it anew if it is lost."""
+        """The owner of that device, which creates it again if it is lost."""
         return self._device
 
     def write_to_device(self, packets: Sequence[bytes]) -> None:
-        """Hand packets to the kernel as if they came out of that device."""
+        """Pass packets to the kernel as if they came from that device."""
         self._device.write_batch(packets)
 
     def association_counts(self) -> dict[str, int]:
-        """Return how many SAs are installed, by kind, for the node's owner."""
+        """Return the number of installed SAs of each kind, for reports to the operator."""
         links = sum(each.is_link for each in self._associations.values())
         counts = {"link SAs": links, "onion SAs": len(self._associations) - links}
         kept = len(self._debris) + self._device.kept
         return counts | {"entries that the kernel keeps": kept} if kept else counts
 
     def fileno(self) -> int:
-        """Return a descriptor that becomes readable when :meth:`soft_expired` has news."""
+        """Return a descriptor that becomes readable when :meth:`soft_expired` has results."""
         return self._events.fileno()
 
     def relocate(
         self, pairs: Sequence[IpsecConfiguration], local: Endpoint, remote: Endpoint
     ) -> list[IpsecConfiguration]:
-        """Let all pairs of one link go on between two endpoints; see ``relocation.py``.
+        """Move all pairs of one link to two endpoints; see ``relocation.py``.
 
         Raises:
-            BackendError: the kernel refused. The link must end then.
+            BackendError: the kernel refused. Then the link must be closed.
         """
         plan = plan_relocation(self._netlink, pairs, local, remote)
         reqid = next(sa.reqid for pair in pairs for sa in pair.associations)
@@ -284,13 +283,13 @@ class XfrmBackend:
         reqid: int,
         datagram_bytes: int,
     ) -> None:
-        """Do nothing: the kernel sizes its packets by its routes."""
+        """Do nothing, because the kernel takes the sizes of packets from its routes."""
 
     def soft_expired(self) -> list[SaIdentity]:
-        """Return, once each, the SAs that want to be replaced since the last call.
+        """Return the SAs that reached a soft limit since the last call, each once.
 
-        After an overrun of the kernel's queue that is every SA with a soft limit: a key
-        exchange too many does no harm.
+        After an overrun of the kernel's queue, these are all SAs with a soft limit, because an
+        unnecessary key exchange does no harm.
         """
         expired = [
             found_identity(message)
@@ -305,27 +304,27 @@ class XfrmBackend:
         return [each for each in dict.fromkeys(expired) if each in self._associations]
 
     def drops(self) -> dict[Drop, int]:
-        """Return the kernel's error counters since the start, of all IPsec in this namespace."""
+        """Return the kernel's error counters of this network namespace since the start."""
         return {
             drop: count - self._statistics.get(drop, 0)
             for drop, count in _statistics().items()
             if count > self._statistics.get(drop, 0)
         }
 
-    # What another program removed.
+    # Repairs after changes by other programs.
 
     def hear(self, events: Collection[HostEvent]) -> None:
-        """Take note of nothing: :meth:`repair` looks at everything."""
+        """Do nothing, because :meth:`repair` checks everything."""
 
     def disturbed(self) -> bool:
-        """Tell that nothing is missing of which no notification tells."""
+        """Return False, because the kernel sends a notification of every loss."""
         return False
 
     def missing(self) -> tuple[str, ...]:
-        """Return the names of what the kernel does not hold; nothing is changed.
+        """Return the names of the parts that the kernel lacks; nothing is changed.
 
         Raises:
-            BackendError: the kernel did not tell.
+            BackendError: the kernel did not answer.
         """
         lost = {
             _LOST_POLICIES: self._lacks_policies(),
@@ -334,9 +333,9 @@ class XfrmBackend:
         return tuple(name for name, is_lost in lost.items() if is_lost)
 
     def repair(self) -> tuple[str, ...]:
-        """Put back policies and addresses; return the names of what was missing.
+        """Restore policies and addresses; return the names of the parts that were missing.
 
-        The keys of associations are not kept, so their loss ends links and circuits.
+        The backend does not keep the keys of SAs, so the loss of SAs ends links and circuits.
 
         Raises:
             BackendError: the kernel refused.
@@ -381,7 +380,7 @@ class XfrmBackend:
         self._debris.forget()
 
     def _close_prefixes(self) -> None:
-        """Let nothing to an overlay or circuit address pass that no other policy speaks of."""
+        """Drop packets to overlay and circuit addresses unless another policy covers them."""
         self._apply(_BLOCKING)
 
     def _check_new(self, configuration: IpsecConfiguration) -> None:
@@ -395,10 +394,10 @@ class XfrmBackend:
             raise ValueError("A policy with the same direction and selector is installed.")
 
     def _apply(self, changes: Sequence[Change]) -> None:
-        """Do all, or none.
+        """Make all changes, or none.
 
         Raises:
-            BackendError: the first refusal, or the socket failed.
+            BackendError: the kernel refused one, or the socket failed.
         """
         self._debris.retry()
         try:
@@ -458,7 +457,7 @@ def _distinct(configuration: IpsecConfiguration) -> list[bytes]:
 
 
 def _statistics() -> dict[Drop, int]:
-    """Return the kernel's counters by our names; none where it keeps none."""
+    """Return the kernel's counters; an empty result if it has none."""
     known = {drop.value: drop for drop in Drop}
     try:
         lines = [line.split() for line in _STATISTICS.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Requests that change the kernel's entries: how to install each, and how to take it back."""
+"""Build requests that install entries in the kernel, with the requests that remove them."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ __all__ = [
 ]
 
 ABSENT: Final = frozenset((errno.ENOENT, errno.ESRCH))
-"""What the kernel answers when a policy, or an SA, is not there."""
+"""The kernel's errors if a policy or an SA does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One entry to install, and how to take it back."""
+    """One entry to install: the request that installs it, and the one that removes it."""
 
     operation: str
     do: Request
@@ -57,9 +57,9 @@ class Change:
 
 
 def association_changes(configuration: IpsecConfiguration, rng: Random) -> Iterable[Change]:
-    """Yield a change for each SA; it holds the keys until it is dropped.
+    """Yield a change for each SA; it contains the keys.
 
-    ``rng`` draws where each outbound SA begins to count.
+    ``rng`` draws the first sequence number of each outbound SA.
     """
     for sa in configuration.associations:
         start = 0 if sa.inbound else draw_start(rng)
@@ -77,7 +77,7 @@ def policy_changes(configuration: IpsecConfiguration) -> Iterable[Change]:
 
 
 def policy_change(policy: SecurityPolicy, *, blocks: bool = False) -> Change:
-    """Return the change of one policy; ``blocks`` if it drops what matches."""
+    """Return the change for one policy; with ``blocks`` it drops packets that match."""
     body, identity = policy_bodies(policy, blocks=blocks)
     return Change(
         "installing a security policy",
@@ -89,7 +89,7 @@ def policy_change(policy: SecurityPolicy, *, blocks: bool = False) -> Change:
 def blocking_changes(networks: Iterable[IpNetwork]) -> list[Change]:
     """Return changes that drop all packets to some networks, in each direction.
 
-    Any policy of ours for a part of them goes first.
+    A policy of this backend for a part of a network has priority.
     """
     changes = []
     for network in networks:
@@ -102,10 +102,10 @@ def blocking_changes(networks: Iterable[IpNetwork]) -> list[Change]:
 
 
 def remove_leftovers(netlink: XfrmSocket) -> int:
-    """Remove every entry that bears our signs; return how many there were.
+    """Remove every SA and policy of this product; return how many there were.
 
     Raises:
-        BackendError: no permission.
+        BackendError: there is no permission.
     """
     policies = netlink.dump(Request(XFRM_MSG_GETPOLICY, body_of(userpolicy_dump())))
     associations = netlink.dump(Request(XFRM_MSG_GETSA, body_of(usersa_dump())))

@@ -1,9 +1,10 @@
-"""How many policies of ours the kernel holds, without decoding them.
+"""Count the policies of this product in the kernel without decoding them.
 
-A relay of a thousand circuits has some thousands of them. Decoding takes half a millisecond
-each, finding our sign in the raw message a microsecond.
+A relay with a thousand circuits has some thousands of policies. Decoding takes half a millisecond
+for each. Reading only the owner in the raw message takes a microsecond.
 
-Format: Linux uapi ``linux/xfrm.h``; a policy begins with its selector, of which ``user`` is last.
+Format: Linux uapi ``linux/xfrm.h``. A policy begins with its selector, and ``user`` is the last
+field of a selector.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ __all__ = ["count_policies"]
 _NETLINK_XFRM: Final = 6
 _USER_OFFSET: Final = 52
 _POLICY_ID_BYTES: Final = 64
-"""xfrm_userpolicy_id, which a dump carries empty."""
+"""Size of xfrm_userpolicy_id, which is empty in the request of a dump."""
 
 
 def count_policies() -> int:
-    """Return the number of policies that bear the sign of this product.
+    """Return the number of policies whose owner is this product.
 
     Raises:
-        BackendError: the kernel did not tell.
+        BackendError: the kernel did not answer.
     """
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
     try:

@@ -1,9 +1,9 @@
-"""The device that holds this host's overlay, circuit and inner addresses, and their routes.
+"""The device with this host's overlay, circuit and inner addresses, and their routes.
 
-The kernel looks for a policy only after it has found a route, so the overlay's prefixes lead
-to a device, where what no policy takes ends unseen. It is a TUN device that nobody reads: it
-vanishes with the process, also after ``kill -9``, and all its addresses and routes with it.
-If another program deletes it, it is made anew (``overlay.system.kept_device``).
+The kernel looks for a policy only after it has found a route. So the overlay's prefixes lead to a
+device, in which packets without a policy are lost. It is a TUN device from which no process reads.
+It vanishes with the process, also after ``kill -9``, together with its addresses and routes. If
+another program deletes it, it is created again (``overlay.system.kept_device``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["CircuitDevice"]
 
 _NAME: Final = "anonsec%d"
 _MTU: Final = 65_535
-"""The greatest: what fits is decided by the network below and by the node's routes."""
+"""The maximum, because the network below and the node's routes limit the size of packets."""
 
 _METRIC: Final = 1024
 _RTM_NEWADDR: Final = 20
@@ -43,13 +43,13 @@ _GONE: Final = frozenset((errno.EADDRNOTAVAIL, errno.ENODEV))
 
 
 class CircuitDevice:
-    """One device, owned by the backend; :meth:`close` takes everything along."""
+    """One device, owned by the backend; :meth:`close` removes it with its addresses and routes."""
 
     def __init__(self, routed: Iterable[IpNetwork]) -> None:
         """Create it, with routes for the overlay's prefixes and those of ``routed``.
 
         Raises:
-            BackendError: no TUN devices, or no permission.
+            BackendError: the kernel has no TUN devices, or there is no permission.
         """
         self._routed = (*OVERLAY_NETWORKS, *routed)
         self._route_gone = False
@@ -69,10 +69,10 @@ class CircuitDevice:
                 netlink.put_route(Route(prefix, RouteKind.UNICAST, MAIN_TABLE, _METRIC, name))
 
     def hear(self, events: Collection[HostEvent]) -> None:
-        """Take note of routes that another program removed.
+        """Note whether another program has removed routes.
 
-        Routes of paths and addresses lead to the device as well, and go with these. So a notice is
-        only a reason to look.
+        Routes of paths and addresses lead to the device as well, and are removed with them. So the
+        routes are read after a notification.
         """
         index = self._device.index
         if any(
@@ -96,7 +96,7 @@ class CircuitDevice:
         return self._route_gone or self._device.lost()
 
     def restore(self) -> None:
-        """Make the device anew with its routes; the backend adds the addresses.
+        """Create the device again with its routes; the backend adds the addresses.
 
         Raises:
             BackendError: the kernel refused, or another device has the name.
@@ -105,10 +105,10 @@ class CircuitDevice:
         self._route_gone = False
 
     def add(self, addresses: Sequence[bytes]) -> None:
-        """Hold more (packed) addresses, usable at once.
+        """Add (packed) addresses, which can be used at once.
 
         Raises:
-            BackendError: the kernel refused one; none of them is held then.
+            BackendError: the kernel refused one; then none of them is added.
         """
         for address in addresses:
             self._kept.pop(address, None)
@@ -124,9 +124,9 @@ class CircuitDevice:
             raise refused("adding an overlay address", OSError(number, os.strerror(number)))
 
     def remove(self, addresses: Sequence[bytes]) -> None:
-        """Hold these addresses no longer; absent ones are no error.
+        """Remove addresses; absent ones are no error.
 
-        What the kernel does not let go is kept in mind, and tried again with the next ones.
+        If the kernel does not remove an address, the next call tries it again.
         """
         self._kept.update(dict.fromkeys(addresses))
         wanted = list(self._kept)
@@ -142,7 +142,7 @@ class CircuitDevice:
 
     @property
     def kept(self) -> int:
-        """How many addresses the kernel holds against our will."""
+        """How many addresses the kernel has not removed yet."""
         return len(self._kept)
 
     def close(self) -> None:
@@ -153,7 +153,7 @@ class CircuitDevice:
         """Send one message for each address; return the errno of each, 0 for done.
 
         Raises:
-            BackendError: the socket failed, so that nothing is known.
+            BackendError: the socket failed, so the results are unknown.
         """
         if not addresses:
             return []
@@ -182,8 +182,8 @@ def _route_socket() -> socket.socket:
 def _address_body(index: int, address: bytes) -> bytes:
     """Return an ifaddrmsg (family, prefix length, flags, scope, device) and its attributes.
 
-    An IPv4 address is always a circuit's inner one, which ARP must not tell
-    (``overlay.system.answer_settings``).
+    An IPv4 address is always an inner address of a circuit. ARP must not answer for it, so its
+    scope is the host (``overlay.system.answer_settings``).
     """
     family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
     scope = _SCOPE_HOST if len(address) == 4 else 0

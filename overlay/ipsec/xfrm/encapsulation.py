@@ -1,8 +1,8 @@
-"""The UDP socket's part of ESP in UDP (RFC 3948): the kernel takes the ESP out of it.
+"""Have the kernel process the ESP datagrams of a UDP socket (RFC 3948).
 
-With ``UDP_ENCAP`` set, the kernel decapsulates each datagram of the socket and hands it to
-the SA, unless it begins with four zero bytes (the non-ESP marker), which stays the socket's,
-or is the single byte 0xFF (a NAT keepalive), which it swallows.
+With ``UDP_ENCAP`` set, the kernel passes each datagram of the socket to its SA. There are two
+exceptions. Datagrams with the non-ESP marker (four zero bytes) stay in the socket, and a NAT
+keep-alive (the single byte 0xFF) is dropped.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _UDP_GRO: Final = 104
 
 
 def decapsulate_esp(bound: socket.socket) -> None:
-    """Let the kernel take ESP datagrams from a UDP socket; the other ones stay.
+    """Have the kernel take the ESP datagrams out of a UDP socket; the others stay.
 
-    Aggregation (``UDP_GRO``) is switched off: the kernel would hand several ESP packets to
+    Aggregation (``UDP_GRO``) is switched off, because the kernel would pass several ESP packets to
     an SA as if they were one.
 
     Raises:
-        BackendError: the kernel cannot (IPv6 needs Linux 5.8 or later).
+        BackendError: the kernel does not support it (IPv6 needs Linux 5.8 or later).
     """
     try:
         bound.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 0)

@@ -1,13 +1,14 @@
-"""Our values as the kernel's entries and back, and how our own entries are known.
+"""Convert values to the kernel's entries and back, and recognise the entries of this product.
 
-Every entry of ours carries two signs, and only what has both is ever removed at a start:
+Every entry of this product has two marks. A start removes only entries that have both:
 
 - The selector's ``user`` is :data:`OWNER`. The kernel stores this field of SAs and policies
   and shows it (``uid`` in ``ip -s xfrm``), but never matches packets by it. It is part of a
-  policy's identity, so a policy of ours can neither collide with nor delete another program's.
-- The ``reqid`` lies in a band of 2**28 numbers, away from those of IKE daemons, which count
-  from 1: a template of ours never takes an SA of theirs between the same two hosts, nor theirs
-  one of ours.
+  policy's identity. So policies of this product neither collide with those of other programs
+  nor delete them.
+- The ``reqid`` is in a range of 2**28 numbers. IKE daemons count from 1, so their numbers are
+  outside of it. So templates of this product never use SAs of other programs between the same
+  two hosts, nor the reverse.
 
 Priorities: the kernel takes the policy with the lowest number. The most specific selector
 decides, as in the userspace engine: longest destination prefix, then longest source prefix,
@@ -80,23 +81,23 @@ __all__ = [
 ]
 
 OWNER: Final = 0x6D697861
-"""The selector's ``user`` in every entry of ours ("mixa"); no uid that anybody has."""
+"""The selector's ``user`` in every entry of this product ("mixa"); no user has this uid."""
 
 MAX_REQID: Final = 2**28 - 1
 _REQID_BAND: Final = 0x60000000
 
 KERNEL_MAX_TEMPLATES: Final = 5
-"""Six give ENOBUFS when a packet comes: the kernel's XFRM_MAX_DEPTH counts the route too."""
+"""With six, packets fail with ENOBUFS, because the kernel's XFRM_MAX_DEPTH includes the route."""
 
 MAX_WINDOW: Final = 4096
 """XFRMA_REPLAY_ESN_MAX, in packets."""
 
 _FIRST_PRIORITY: Final = 1024
-"""Before the policies of IKE daemons, which are wider than ours and begin at some 100,000."""
+"""Before the policies of IKE daemons, which are less specific and begin at some 100,000."""
 
 _ESP: Final = 50
 _OUTBOUND_WINDOW: Final = 32
-"""A sender has no window, but the kernel takes no ESN without one."""
+"""A sender needs no window, but the kernel does not accept ESN without one."""
 
 _WHOLE_MARK: Final = 0xFFFFFFFF
 _EVERY_ALGORITHM: Final = 0xFFFFFFFF
@@ -109,11 +110,11 @@ DIRECTIONS: Final = {
 }
 
 
-# Our values as messages.
+# Values of the product to messages.
 
 
 def new_association(sa: SecurityAssociation, start: int = 0) -> usersa_info:
-    """Return the NEWSA of one SA; it holds its keys.
+    """Return the NEWSA of one SA; it contains the keys.
 
     ``start`` is the sequence number before that of the first packet, if the SA is outbound.
     """
@@ -158,8 +159,8 @@ def new_policy(policy: SecurityPolicy) -> userpolicy_info:
 def kernel_templates(policy: SecurityPolicy) -> tuple[Template, ...]:
     """Return the templates of a policy as the kernel gets them.
 
-    Inbound, the outermost one names no source: an installed SA of a link keeps its source address
-    if the peer moves, and SAs of later keys have another one. The reqid names the link.
+    The outermost template of an inbound policy names no source, because the reqid identifies the
+    link. If the peer moves, an installed SA keeps its source address, and later SAs have another.
     """
     if policy.direction is PolicyDirection.OUT or not policy.templates:
         return policy.templates
@@ -168,7 +169,7 @@ def kernel_templates(policy: SecurityPolicy) -> tuple[Template, ...]:
 
 
 def blocking_policy(policy: SecurityPolicy) -> userpolicy_info:
-    """Return the NEWPOLICY that drops what matches; it has no templates."""
+    """Return the NEWPOLICY that drops packets that match; it has no templates."""
     message = new_policy(policy)
     message["action"] = XFRM_POLICY_BLOCK
     message["attrs"] = []
@@ -195,14 +196,14 @@ def policy_id(policy: SecurityPolicy) -> userpolicy_id:
 
 
 def priority(selector: Selector) -> int:
-    """Return the kernel's priority: the more specific the selector, the lower."""
+    """Return the kernel's priority: a more specific selector gets a lower number."""
     widths = (128 - selector.destination.length, 128 - selector.source.length)
     width = widths[0] * _PREFIX_LENGTHS + widths[1]
     return _FIRST_PRIORITY + 2 * width + (selector.protocol is None)
 
 
 def masked(prefix: Prefix) -> Prefix:
-    """Return the prefix without host bits, for the kernel compares selectors bit by bit."""
+    """Return the prefix without host bits, because the kernel compares selectors bit by bit."""
     size = len(prefix.network)
     host_bits = size * 8 - prefix.length
     if not host_bits:
@@ -239,10 +240,10 @@ def _template(template: Template) -> dict[str, Any]:
 
 
 def _flags(sa: SecurityAssociation) -> int:
-    """Inner packets of either family; what a tunnel wraps leaves no trace outside.
+    """Return flags for inner packets of both IP versions, whose ECN bits are not copied outwards.
 
-    A link SA may be fragmented on its way: an ICMP error of a stranger shall not lower our
-    packet size.
+    Packets of a link SA may be fragmented on their way. So an ICMP error of another host cannot
+    lower the packet size of this node.
     """
     flags = XFRM_STATE_AF_UNSPEC | XFRM_STATE_NOECN
     if sa.encapsulation is not None:
@@ -251,12 +252,12 @@ def _flags(sa: SecurityAssociation) -> int:
 
 
 def _inbound_window(sa: SecurityAssociation) -> dict[str, Any]:
-    """Return the window without its bitmap: the kernel makes that, all zero."""
+    """Return the window without its bitmap, which the kernel initialises with zeros."""
     return {"bmp_len": (sa.replay_window + 31) // 32, "replay_window": sa.replay_window}
 
 
 def _outbound_window(start: int) -> dict[str, Any]:
-    """Return the counter of a sender; its high half is 0, because it starts below 2**31."""
+    """Return the counter of a sender, whose high half is 0 because it begins below 2**31."""
     return {"bmp_len": 1, "replay_window": _OUTBOUND_WINDOW, "oseq": start}
 
 
@@ -270,7 +271,7 @@ def _encapsulation(sa: SecurityAssociation) -> list[tuple[str, Any]]:
     }
     attributes: list[tuple[str, Any]] = [("XFRMA_ENCAP", ports)]
     if not sa.inbound:
-        # A peer at a protected place must be reached as by the node's own socket.
+        # The mark lets packets reach a peer at a protected destination, like the node's datagrams.
         mask = _WHOLE_MARK & ~LARGE_MARK
         attributes += [("XFRMA_SET_MARK", NODE_MARK), ("XFRMA_SET_MARK_MASK", mask)]
     return attributes
@@ -287,9 +288,9 @@ _LIMIT_FIELDS: Final = (
 
 
 def limit_values(lifetime: Lifetime) -> tuple[int, int, int, int, int, int]:
-    """Return bytes, packets and seconds, soft before hard, as the kernel's struct has them.
+    """Return bytes, packets and seconds, soft before hard, in the order of the kernel's struct.
 
-    No limit is a 0 for seconds and the greatest number for the others.
+    Without a limit, seconds are 0 and the others have the greatest number.
     """
     return (
         _count(lifetime.soft_bytes),
@@ -310,7 +311,7 @@ def _count(limit: int | None) -> int:
 
 
 def kernel_reqid(reqid: int) -> int:
-    """Return the kernel's number for one of ours."""
+    """Return the kernel's number for a reqid of this product."""
     return _REQID_BAND | reqid
 
 
@@ -318,7 +319,7 @@ def _family(packed: bytes) -> int:
     return socket.AF_INET if len(packed) == 4 else socket.AF_INET6
 
 
-# The kernel's messages as our values.
+# The kernel's messages to values of the product.
 
 
 def is_ours(message: Any) -> bool:  # noqa: ANN401 - pyroute2 has no types
@@ -348,11 +349,11 @@ def found_policy_id(message: Any) -> userpolicy_id:  # noqa: ANN401 - pyroute2 h
 
 
 def counters_of(message: Any) -> SaCounters:  # noqa: ANN401 - pyroute2 has no types
-    """Return the counters of an SA; it has sent, or received, but not both.
+    """Return the counters of an SA, which has either sent or received.
 
-    ``payload_bytes`` is what the kernel counts: the encapsulated packets at a sender, with
-    TFC padding left out. When the SA was last used is left out: kernels before 6.2 do not tell,
-    and later ones tell it by a clock that somebody may set.
+    ``payload_bytes`` is the kernel's count: the encapsulated packets at a sender, without TFC
+    padding. The time of the last use is None. Linux before 6.2 does not report it, and later
+    versions report it by a clock that a user may set.
     """
     window = message.get_attr("XFRMA_REPLAY_ESN_VAL") or {}
     received = window.get("seq_hi", 0) << 32 | window.get("seq", 0)

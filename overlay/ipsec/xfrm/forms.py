@@ -1,12 +1,12 @@
-"""Requests as bytes, by filling in forms: what a circuit costs while its packets wait.
+"""Encode requests quickly by filling in prebuilt forms, because packets wait for a new circuit.
 
-The declarative classes describe the messages; encoding with them takes a hundred microseconds
-each. But the messages of one *shape* (suite, direction, families, number of templates) differ in
-a few places only. So each shape is encoded once, by those classes, and its places are looked up
-in their layouts; from then on a copy is filled in. No offset is written down here, and what a
-form yields is, byte for byte, what the classes would (``tests/properties/test_xfrm_forms.py``).
+The declarative classes describe the messages, but encoding a message with them takes a hundred
+microseconds. Messages of one *shape* (suite, direction, IP versions, number of templates) differ
+only in a few fields. So those classes encode each shape once, and their layouts give the offsets of
+the variable fields. For each message a copy is filled in. No offset is written here. The bytes
+equal those of the classes (``tests/properties/test_xfrm_forms.py``).
 
-A form is made of what is public; keys are in the copies alone.
+A form contains no secret. Only its copies contain keys.
 
 Reasons: docs/decisions/0019.
 """
@@ -64,13 +64,13 @@ _ANY_BUT_ZERO: Final = 1
 
 
 def body_of(message: Any) -> bytes:  # noqa: ANN401 - pyroute2 has no types
-    """Encode a message of the declarative classes; leave out its header."""
+    """Encode a message of the declarative classes, without its header."""
     message.encode()
     return bytes(message.data[_HEADER_BYTES:])
 
 
 def _attributes(body: bytes, struct_bytes: int) -> dict[str, int]:
-    """Return where the value of each attribute begins."""
+    """Return the offset of the value of each attribute."""
     names, found, at = [name for name, _ in xfrm_message.nla_map], {}, struct_bytes
     while at < len(body):
         size, kind = _ATTRIBUTE_HEADER.unpack_from(body, at)
@@ -84,7 +84,7 @@ def _attributes(body: bytes, struct_bytes: int) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class _AssociationForm:
-    """``keys`` are where parts of the key material go: (offset, first byte, end)."""
+    """A prebuilt NEWSA; ``keys`` are the places of the key material: (offset, first byte, end)."""
 
     blank: bytes
     keys: tuple[tuple[int, int, int], ...]
@@ -101,7 +101,7 @@ _SA_REQID: Final = usersa_info.offset_of("reqid")
 
 
 def association_body(sa: SecurityAssociation, start: int = 0) -> bytes:
-    """Return the body of NEWSA for one SA; it holds its keys.
+    """Return the body of NEWSA for one SA; it contains the keys.
 
     ``start`` is the sequence number before that of the first packet, if the SA is outbound.
     """
@@ -221,8 +221,8 @@ def policy_bodies(policy: SecurityPolicy, *, blocks: bool = False) -> tuple[byte
     """Return the bodies of NEWPOLICY and DELPOLICY for one policy.
 
     Args:
-        policy: what is to be installed.
-        blocks: drop what matches; there are no templates then.
+        policy: the policy to install or remove.
+        blocks: drop packets that match; then there are no templates.
     """
     blank, templates_at = _policy_form(0 if blocks else len(policy.templates), blocks=blocks)
     selector, direction = _selector(policy.selector), DIRECTIONS[policy.direction]
@@ -237,13 +237,13 @@ def policy_bodies(policy: SecurityPolicy, *, blocks: bool = False) -> tuple[byte
 
 
 def _selector(selector: Selector) -> bytearray:
-    """Return the struct at the front of both bodies."""
+    """Return the selector struct, with which both bodies begin."""
     source, destination = masked(selector.source), masked(selector.destination)
     filled, size = bytearray(_policy_id_form()[:_SELECTOR_BYTES]), len(destination.network)
     filled[_SELECTOR_DESTINATION : _SELECTOR_DESTINATION + size] = destination.network
     filled[_SELECTOR_SOURCE : _SELECTOR_SOURCE + size] = source.network
     _FAMILY.pack_into(filled, _SELECTOR_FAMILY, _family(size))
-    # prefixlen_d, prefixlen_s and proto follow each other, as the property test insists.
+    # prefixlen_d, prefixlen_s and proto are adjacent, which the property test checks.
     lengths = destination.length, source.length, selector.protocol or 0
     _PREFIXES.pack_into(filled, _SELECTOR_PREFIXES, *lengths)
     return filled
@@ -265,7 +265,7 @@ _BLANK_SELECTOR: Final = Selector(_NOTHING, _NOTHING)
 
 @functools.lru_cache(maxsize=2 * KERNEL_MAX_TEMPLATES)
 def _policy_form(templates: int, *, blocks: bool) -> tuple[bytes, int]:
-    """Return the blank, and where its templates begin (0 if there are none)."""
+    """Return the form, and the offset of its templates (0 if there are none)."""
     blank_template = Template(bytes(16), bytes(16), 0)
     policy = SecurityPolicy(PolicyDirection.IN, _BLANK_SELECTOR, (blank_template,) * templates)
     blank = body_of(blocking_policy(policy) if blocks else new_policy(policy))

@@ -1,4 +1,4 @@
-"""What a killed node of the kernel backend left, for a next start that uses another backend."""
+"""Remove what a killed node of the kernel backend left, if the next start uses another backend."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from overlay.system.ownership import Ownership
 __all__ = ["KERNEL_IPSEC", "STOP_THE_OTHER", "clear_leftovers"]
 
 KERNEL_IPSEC: Final = "kernel-ipsec"
-"""What a running kernel backend owns in its network namespace (:class:`Ownership`)."""
+"""Name of the lock of a running kernel backend in its network namespace (:class:`Ownership`)."""
 
 STOP_THE_OTHER: Final = "stop it, or run this one in a namespace of its own"
 
 
 def clear_leftovers() -> int:
-    """Remove every SA and policy that bears our signs; return how many there were.
+    """Remove every SA and policy of this product; return how many there were.
 
     Raises:
         BackendError: a running node owns them, there is no permission, or no XFRM.

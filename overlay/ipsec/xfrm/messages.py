@@ -1,4 +1,4 @@
-"""Messages of netlink's XFRM family (``NETLINK_XFRM``), in pyroute2's declarative style.
+"""Declare the messages of netlink's XFRM family (``NETLINK_XFRM``) in pyroute2's style.
 
 ==============================  ============================  =========================
 request or notification         class                         answer
@@ -22,8 +22,8 @@ NEWAE, MAPPING                  ``aevent_id``,                (events)
                                 ``user_mapping``
 ==============================  ============================  =========================
 
-Layouts: Linux uapi ``linux/xfrm.h``; see :mod:`overlay.ipsec.xfrm.attributes` for the
-conventions. A struct within a struct is flattened, its fields prefixed (``sel_family``).
+Layouts: Linux uapi ``linux/xfrm.h``. :mod:`overlay.ipsec.xfrm.attributes` has the conventions. A
+struct within a struct is flattened, and its fields have a prefix (``sel_family``).
 """
 # mypy: allow-subclassing-any
 # ruff: noqa: N801 - pyroute2 names its classes after the kernel's structs
@@ -184,7 +184,7 @@ class usersa_info(xfrm_message):
 
 
 class usersa_id(xfrm_message):
-    """What identifies a security association.
+    """The identity of a security association.
 
     .. code-block:: c
 
@@ -206,7 +206,7 @@ class usersa_id(xfrm_message):
 
 
 class usersa_dump(xfrm_message):
-    """Ask for all SAs; XFRMA_PROTO and XFRMA_ADDRESS_FILTER may narrow it."""
+    """Request all SAs; XFRMA_PROTO and XFRMA_ADDRESS_FILTER may restrict them."""
 
 
 class usersa_flush(xfrm_message):
@@ -253,7 +253,7 @@ class userpolicy_info(xfrm_message):
 
 
 class userpolicy_id(xfrm_message):
-    """What identifies a policy: direction and selector, or direction and index.
+    """The identity of a policy: direction and selector, or direction and index.
 
     .. code-block:: c
 
@@ -268,15 +268,15 @@ class userpolicy_id(xfrm_message):
 
 
 class userpolicy_dump(xfrm_message):
-    """Ask for all policies."""
+    """Request all policies."""
 
 
 class userpolicy_flush(xfrm_message):
-    """Remove all policies; XFRMA_POLICY_TYPE says of which type."""
+    """Remove all policies; XFRMA_POLICY_TYPE names their type."""
 
 
 class user_expire(xfrm_message):
-    """An SA reached its soft limit (``hard`` 0) or its end (1).
+    """An SA reached its soft limit (``hard`` 0) or its hard limit (1).
 
     .. code-block:: c
 
@@ -287,7 +287,7 @@ class user_expire(xfrm_message):
 
 
 class user_polexpire(xfrm_message):
-    """A policy reached its soft limit (``hard`` 0) or its end (1).
+    """A policy reached its soft limit (``hard`` 0) or its hard limit (1).
 
     .. code-block:: c
 
@@ -298,7 +298,7 @@ class user_polexpire(xfrm_message):
 
 
 class user_acquire(xfrm_message):
-    """A packet met a policy one of whose templates has no SA.
+    """A packet matched a policy, but one of its templates has no SA.
 
     .. code-block:: c
 
@@ -327,7 +327,7 @@ class user_acquire(xfrm_message):
 
 
 class userspi_info(xfrm_message):
-    """Ask for an SPI between ``min`` and ``max``; the kernel answers with a larval SA.
+    """Request an SPI between ``min`` and ``max``; the kernel answers with a larval SA.
 
     .. code-block:: c
 
@@ -338,7 +338,7 @@ class userspi_info(xfrm_message):
 
 
 class aevent_id(xfrm_message):
-    """An SA's progress: XFRMA_REPLAY_VAL or XFRMA_REPLAY_ESN_VAL, and XFRMA_LTIME_VAL.
+    """The state of an SA: XFRMA_REPLAY_VAL or XFRMA_REPLAY_ESN_VAL, and XFRMA_LTIME_VAL.
 
     .. code-block:: c
 
@@ -354,7 +354,7 @@ class aevent_id(xfrm_message):
 
 
 class user_mapping(xfrm_message):
-    """The peer of an encapsulated SA sends from another address or port now.
+    """The peer of an encapsulated SA now sends from another address or port.
 
     .. code-block:: c
 
@@ -379,7 +379,7 @@ class user_mapping(xfrm_message):
 
 
 class sadinfo(PackedStruct, nlmsg):
-    """How many SAs there are; as request, ``flags`` is anything."""
+    """The number of SAs; in a request, ``flags`` is ignored."""
 
     prefix = "XFRMA_"
     fields = (("flags", "I"),)
@@ -390,7 +390,7 @@ class sadinfo(PackedStruct, nlmsg):
     )
 
     class hinfo(PackedStruct, nla):
-        """The hash table's size, and the largest.
+        """The present and the maximum size of the hash table.
 
         .. code-block:: c
 
@@ -401,7 +401,7 @@ class sadinfo(PackedStruct, nlmsg):
 
 
 class spdinfo(PackedStruct, nlmsg):
-    """How many policies there are; as request, ``flags`` is anything."""
+    """The number of policies; in a request, ``flags`` is ignored."""
 
     prefix = "XFRMA_"
     fields = (("flags", "I"),)
@@ -414,7 +414,7 @@ class spdinfo(PackedStruct, nlmsg):
     )
 
     class info(PackedStruct, nla):
-        """Policies by direction; those of sockets apart.
+        """Numbers of policies by direction; those of sockets are counted separately.
 
         .. code-block:: c
 
@@ -431,7 +431,7 @@ class spdinfo(PackedStruct, nlmsg):
         )
 
     class hinfo(PackedStruct, nla):
-        """The hash table's size.
+        """The present and the maximum size of the hash table.
 
         .. code-block:: c
 
@@ -441,7 +441,7 @@ class spdinfo(PackedStruct, nlmsg):
         fields = (("spdhcnt", "I"), ("spdhmcnt", "I"))
 
     class hthresh(PackedStruct, nla):
-        """From which prefix lengths on a policy is hashed.
+        """The least prefix lengths for which a policy is hashed.
 
         .. code-block:: c
 
@@ -452,7 +452,7 @@ class spdinfo(PackedStruct, nlmsg):
 
 
 class MarshalXfrm(Marshal):
-    """What the kernel sends in this family, by type."""
+    """Decode the kernel's messages of this family by their type."""
 
     msg_map = {  # noqa: RUF012 - pyroute2's own form
         XFRM_MSG_NEWSA: usersa_info,

@@ -1,8 +1,8 @@
-"""Which outbound policies name each link, and between which addresses a moved link goes now.
+"""Keep the outbound policies of each link, and the present addresses of links that have moved.
 
-Policies of circuits are built once, with the addresses between which their link began. Outbound,
-the kernel finds an SA by the addresses in the policy's template. So the policies of a link that
-has moved are installed with its new addresses, whatever addresses their owner gives.
+Policies of circuits are built once, with the addresses with which their link began. In the outbound
+direction, the kernel finds an SA by the addresses in the policy's template. So the policies of a
+link that has moved are installed with its present addresses, whatever addresses their owner gives.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ K = TypeVar("K", bound=Hashable)
 
 
 class MovedLinks(Generic[K]):
-    """An index of outbound policies by the reqid of their outermost tunnel, the link's.
+    """An index of outbound policies by the reqid of their outermost tunnel, which is the link's.
 
-    Bounded by the policies that are noted: with the last policy of a link its addresses go, since
-    reqids are used again.
+    Its size is bounded by the policies. The addresses of a link are removed with its last policy,
+    because reqids are used again.
     """
 
     def __init__(self) -> None:
@@ -30,12 +30,12 @@ class MovedLinks(Generic[K]):
         self._moved: dict[int, tuple[bytes, bytes]] = {}
 
     def note(self, key: K, policy: SecurityPolicy) -> None:
-        """Remember a policy that was installed."""
+        """Add a policy that was installed."""
         if policy.direction is PolicyDirection.OUT and policy.templates:
             self._policies.setdefault(policy.templates[-1].reqid, {})[key] = policy
 
     def forget(self, key: K, templates: tuple[Template, ...]) -> None:
-        """Forget a policy that is removed."""
+        """Remove a policy."""
         reqid = templates[-1].reqid if templates else None
         if reqid is None or key not in self._policies.get(reqid, {}):
             return
@@ -45,19 +45,19 @@ class MovedLinks(Generic[K]):
             self._moved.pop(reqid, None)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all policies."""
         self._policies.clear()
         self._moved.clear()
 
     def move(self, reqid: int, source: bytes, destination: bytes) -> list[SecurityPolicy]:
-        """Note between which packed addresses a link sends; return its policies as they must be."""
+        """Set the (packed) addresses of a link, and return its policies with these addresses."""
         if reqid not in self._policies:
             return []
         self._moved[reqid] = source, destination
         return [self.placed(policy) for policy in self._policies[reqid].values()]
 
     def placed(self, policy: SecurityPolicy) -> SecurityPolicy:
-        """Return a policy with the addresses between which its link goes now."""
+        """Return a policy with the present addresses of its link."""
         if policy.direction is not PolicyDirection.OUT or not policy.templates:
             return policy
         *inner, link = policy.templates
@@ -67,5 +67,5 @@ class MovedLinks(Generic[K]):
         return replace(policy, templates=(*inner, Template(*moved, link.reqid)))
 
     def all_placed(self, policies: Iterable[SecurityPolicy]) -> tuple[SecurityPolicy, ...]:
-        """Return policies with the addresses between which their links go now."""
+        """Return policies with the present addresses of their links."""
         return tuple(self.placed(each) for each in policies)

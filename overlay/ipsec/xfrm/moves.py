@@ -1,7 +1,7 @@
-"""From where else than expected authentic packets of link SAs came, as the kernel tells it.
+"""Report authentic packets of link SAs that come from another endpoint than that of the SA.
 
-The kernel accepts ESP in UDP from any address and port, and sends one ``XFRM_MSG_MAPPING`` for each
-packet that did not come from where its SA says. So it may send many, and few are read.
+The kernel accepts ESP in UDP from any address and port. It sends one ``XFRM_MSG_MAPPING`` for each
+packet that does not come from the endpoint of its SA. There may be many, so only a few are read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from overlay.ipsec.xfrm.netlink import XfrmEvents
 __all__ = ["MovedPeers"]
 
 _BUFFER_BYTES: Final = 16_384
-"""Some twenty messages, because copied packets must not make this process read one for each."""
+"""Space for some twenty messages, so that copied packets do not make this process read many."""
 
 _ADDRESS_BYTES: Final = {int(socket.AF_INET): 4, int(socket.AF_INET6): 16}
 
@@ -44,7 +44,7 @@ class MovedPeers:
         return self._events.fileno()
 
     def drain(self) -> dict[int, Endpoint]:
-        """Return the endpoint from which packets with an SPI came last, for each SPI."""
+        """Return the last endpoint from which packets with an SPI came, for each SPI."""
         found = {}
         for message in self._events.drain():
             size = _ADDRESS_BYTES.get(message["family"], 0)
@@ -55,5 +55,5 @@ class MovedPeers:
             except Malformed:
                 continue  # port 0
             found[message["spi"]] = source
-        self._events.overrun = False  # what was lost is told again with the next packet
+        self._events.overrun = False  # the next packet causes another message
         return found

@@ -1,9 +1,9 @@
-"""Structs as a whole: pyroute2's ``fields``, packed in one step instead of one by one.
+"""Pack the ``fields`` of pyroute2's classes in one step instead of one by one.
 
-pyroute2 packs field by field, which takes half a millisecond for one SA. A circuit needs
-twenty messages while its packets wait, so here the formats of a class are compiled once,
-when it is first used. The declarative style stays the same. Padding (``("__pad", "3x")``)
-is no value; a last field of format ``s`` takes, or is, all that remains (a flexible array).
+pyroute2 packs field by field, which takes half a millisecond for one SA. A circuit needs twenty
+messages, and its packets wait meanwhile. So the formats of a class are compiled once, when it is
+first used. The declarative style stays the same. Padding (``("__pad", "3x")``) is no value. A last
+field of format ``s`` is a flexible array: it contains all remaining bytes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ def _layout(fields: tuple[tuple[str, str], ...]) -> _StructLayout:
 
 
 class PackedStruct:
-    """A mixin before pyroute2's ``nla``, ``nlmsg`` or ``nlmsg_base``: codec of ``fields``."""
+    """Encode and decode ``fields``; a mixin for pyroute2's ``nla``, ``nlmsg`` and ``nlmsg_base``.
+
+    It must be the first base class.
+    """
 
     __slots__ = ()
 
@@ -71,11 +74,11 @@ class PackedStruct:
 
     @classmethod
     def offset_of(cls, field: str) -> int:
-        """Return where a field of the fixed part begins."""
+        """Return the offset of a field of the fixed part."""
         return cls.layout().offsets[field]
 
     def ft_encode(self: Any, offset: int) -> tuple[int, int]:
-        """Append the struct to ``data``; return the offset behind it and the padding."""
+        """Append the struct to ``data``; return the offset after it and the size of the padding."""
         layout = self.layout()
         given = dict.get
         values = [

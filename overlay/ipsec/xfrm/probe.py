@@ -1,7 +1,8 @@
-"""Which ESP suites this kernel has: each is tried, which also makes the kernel load it.
+"""Find the ESP suites that this kernel supports by installing an SA of each.
 
-The SAs of the trial run between addresses that nobody uses, for a millisecond, with keys of
-no value. A suite counts if it works for links (IPv4, in UDP) and for onion SAs (IPv6).
+This also makes the kernel load its modules. The trial SAs exist for a millisecond, between
+addresses that no host has, and with random keys that are not used again. A suite counts if it works
+for links (IPv4, in UDP) and for onion SAs (IPv6).
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from overlay.sensitive import SecretBytes
 __all__ = ["try_suite", "usable_suites"]
 
 _LINK_ENDS: Final = (Endpoint("192.0.2.1", 4500), Endpoint("192.0.2.2", 4500))
-"""For documentation (RFC 5737), so never a peer's."""
+"""Addresses for documentation (RFC 5737), which no peer has."""
 
 _ONION_ENDS: Final = (CIRCUIT_PREFIX + bytes(11) + b"\1", CIRCUIT_PREFIX + bytes(11) + b"\2")
 
 
 def usable_suites(netlink: XfrmSocket, rng: Random, *, experiment: bool) -> frozenset[int]:
-    """Return the suites that this kernel takes.
+    """Return the suites that this kernel supports.
 
     Raises:
-        BackendError: it takes none: no permission, or no ESP.
+        BackendError: it supports none, because of a missing permission or without ESP.
     """
     usable: set[int] = set()
     refusals: list[NetlinkError] = []
@@ -52,9 +53,9 @@ def usable_suites(netlink: XfrmSocket, rng: Random, *, experiment: bool) -> froz
 def try_suite(
     netlink: XfrmSocket, rng: Random, suite: int
 ) -> tuple[NetlinkError | None, NetlinkError | None]:
-    """Install and remove SAs of a suite; return what the kernel said.
+    """Install and remove SAs of a suite; return the kernel's errors, None for success.
 
-    The first verdict is on an SA of links (IPv4, in UDP), the second on an onion SA (IPv6).
+    The first result is that of a link SA (IPv4, in UDP), the second that of an onion SA (IPv6).
     """
     trials = [_link(rng, suite), _onion(rng, suite)]
     verdicts = netlink.send(

@@ -1,17 +1,18 @@
-"""Link SAs that go on at another endpoint: what to ask of the kernel.
+"""Plan the requests that move link SAs to other endpoints.
 
 The kernel can change the ports of an SA in place (``XFRM_MSG_UPDSA``), but not its addresses::
 
-    ports alone            UPDSA
-    outbound, peer moved   new SA -> policies -> old SA removed       no packet without an SA
-    outbound, we moved     old SA removed -> new SA -> policies       both have one identity
+    only ports changed     UPDSA
+    outbound, peer moved   new SA -> policies -> old SA removed       every packet has an SA
+    outbound, host moved   old SA removed -> new SA -> policies       both have one identity
     inbound, peer moved    UPDSA; the old source address stays        nothing compares it
-    inbound, we moved      new SA beside the old one                  both addresses receive
+    inbound, host moved    new SA beside the old one                  both addresses receive
 
 A new SA continues an old one: keys, replay window, counters and age are copied. Its sequence
-numbers begin ``_GAP`` later, because the old SA may send until it is removed, and no number may
-come twice (RFC 4303, section 3.3.3). The kernel's IV is the sequence number, XORed with a random
-salt of 64 bits for each SA, so two SAs with one key use the same IV with negligible probability.
+numbers begin ``_GAP`` higher, because the old SA may send until it is removed, and no number may
+occur twice (RFC 4303, section 3.3.3). The kernel's IV is the sequence number, XORed with a random
+salt of 64 bits for each SA. So two SAs with one key use the same IV only with negligible
+probability.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from overlay.ipsec.xfrm.netlink import CREATE, Request, XfrmSocket, refusal_erro
 __all__ = ["Relocation", "plan_relocation"]
 
 _GAP: Final = 1 << 16
-"""More packets than one SA sends within the milliseconds that a move takes. A receiver accepts
-any step forward below 2**32 (RFC 4303, appendix A2)."""
+"""A move takes milliseconds, in which an SA sends fewer packets than this. A receiver accepts any
+step forward below 2**32 (RFC 4303, appendix A2)."""
 
 _COUNTS: Final = ("bytes", "packets", "add_time", "use_time")
 _WINDOW: Final = ("bmp_len", "oseq", "seq", "oseq_hi", "seq_hi", "replay_window", "bmp")
@@ -45,10 +46,10 @@ _WINDOW: Final = ("bmp_len", "oseq", "seq", "oseq_hi", "seq_hi", "replay_window"
 
 @dataclass(slots=True)
 class Relocation:
-    """The steps of one move, each a batch, and what is installed afterwards.
+    """The steps of one move, each as one batch, and the pairs that are installed afterwards.
 
-    ``before`` and ``after`` surround the change of policies. ``added`` and ``dropped`` are the SAs
-    by which the backend's memory changes.
+    ``before`` and ``after`` are the requests before and after the change of policies. The backend
+    must note ``added`` and ``dropped`` SAs.
     """
 
     pairs: list[IpsecConfiguration] = field(default_factory=list)
@@ -61,9 +62,9 @@ class Relocation:
 def plan_relocation(
     netlink: XfrmSocket, pairs: Sequence[IpsecConfiguration], local: Endpoint, remote: Endpoint
 ) -> Relocation:
-    """Return what moves the pairs of one link to two endpoints; only questions are asked.
+    """Return the requests that move the pairs of one link to two endpoints; they are not sent yet.
 
-    An SA that has reached its hard limit, so that the kernel has removed it, is left out.
+    The plan leaves out SAs that the kernel has removed at their hard limit.
 
     Raises:
         BackendError: the kernel did not answer.
@@ -113,7 +114,7 @@ def _move_inbound(
     local: Endpoint,
     remote: Endpoint,
 ) -> list[SecurityAssociation]:
-    """Receive at ``local``, and still where the pair received before, but at no third address."""
+    """Plan to receive at ``local`` and at the last address before it, but at no third address."""
     ends = UdpEncapsulation(remote, local)
     here = next((sa for sa in installed if sa.destination == local.packed), None)
     former = [sa for sa in installed if sa is not here]
@@ -135,14 +136,14 @@ def _move_inbound(
 
 
 def _update(sa: SecurityAssociation) -> Request:
-    """Change the ports of an installed SA; the kernel takes nothing else of this message."""
+    """Return the request that changes an SA's ports; the kernel ignores its other fields."""
     return Request(XFRM_MSG_UPDSA, association_body(sa))
 
 
 def _continued(
     netlink: XfrmSocket, old: SecurityAssociation, new: SecurityAssociation
 ) -> Request | None:
-    """Return what installs ``new`` with the progress of ``old``, None if ``old`` is gone."""
+    """Return the request to install ``new`` with the state of ``old``; None if ``old`` is gone."""
     found, refusal = netlink.get(Request(XFRM_MSG_GETSA, sa_id_body(old.identity)))
     if refusal is not None and refusal.number in ABSENT:
         return None
@@ -161,7 +162,7 @@ def _continued(
 
 
 def _progress(found: Any, *, outbound: bool) -> dict[str, Any]:  # noqa: ANN401 - pyroute2 has no types
-    """Return the sequence numbers and the window of an SA as a new one begins with them."""
+    """Return the sequence numbers and the window with which a new SA continues an old one."""
     told = found.get_attr("XFRMA_REPLAY_ESN_VAL")
     window = {name: told[name] for name in _WINDOW}
     if outbound:
