@@ -12,7 +12,7 @@ import json
 import selectors
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -29,10 +29,12 @@ from lab.underlay import LaboratoryHost, Underlay
 from overlay.addresses import NodeId
 from overlay.cli.main import main as command_line
 from overlay.control.client import ControlClient
+from overlay.dht.settings import DhtSettings
 from overlay.errors import OverlayError
 from overlay.identity import LocalIdentity
 from overlay.keyfile import write_identity
 from overlay.node import run_node
+from overlay.settings import declared
 
 __all__ = ["play"]
 
@@ -298,7 +300,7 @@ class _Stage:
 def _configuration(script: ChurnScript, number: int) -> str:
     endpoint = endpoint_of(number)
     bootstrap = "" if number == script.bootstrap else f'"{endpoint_of(script.bootstrap)}"'
-    dht = "\n".join(f"{name} = {value}" for name, value in script.timing.dht.items())
+    dht = "\n".join(_changed(script.timing.dht_settings()))
     # No reachability tests, because the simulator has none and datagrams are compared.
     return f"""\
 [network]
@@ -319,3 +321,11 @@ link_timeout_s = 3.0
 [dht]
 {dht}
 """
+
+
+def _changed(settings: DhtSettings) -> Iterator[str]:
+    """Yield a line of the configuration for each number of [dht] that is not the default."""
+    for name, known in declared(DhtSettings).items():
+        value = getattr(settings, name)
+        if not known.section and value != known.value:
+            yield f"{name} = {value}"

@@ -1,18 +1,19 @@
-"""Who runs when: one script that real and simulated nodes play alike.
+"""Which node is on-line when: one script for real and simulated nodes.
 
-The cast, by number: the bootstrap node, the exits and the clients stay; relays come and go,
-with exponential sessions and absences; the member after them is the prober, which publishes
-nothing and asks for records. A relay leaves as a crash would, without a word.
+The bootstrap node, the exits and the clients stay on-line. Relays come and go, with exponential
+sessions and absences. A relay leaves without a message, as after a crash. The last node is the
+prober, which publishes nothing and looks up records.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from overlay.addresses import Endpoint
 from overlay.dht.settings import DhtSettings
+from overlay.settings import Settings, declared, seconds, setting
 
 __all__ = [
     "FAST",
@@ -32,33 +33,54 @@ _EXITS: Final = 3
 _CLIENTS: Final = 5
 _NODES: Final = 30
 _LEAST_SESSION_S: Final = 5.0
-"""A process needs about a second to be there at all."""
+"""The start of a process takes about one second of it."""
+
+
+def _of_dht(name: str, default: float) -> Any:  # noqa: ANN401 - the kind decides
+    """Declare a setting of the DHT with a default of its own."""
+    known = declared(DhtSettings)[name]
+    return setting(default, known.kind, known.meaning)
 
 
 @dataclass(frozen=True, slots=True)
-class ScriptTiming:
-    """How long everything takes, in seconds, and what the DHT is told about it."""
+class ScriptTiming(Settings):
+    """How long each part of the script takes. The defaults are those of the full run."""
 
-    warm_up_s: float
-    duration_s: float
-    mean_session_s: float
-    mean_absence_s: float
-    path_pause_s: float
-    probe_interval_s: float
-    settled_s: float
-    dht: dict[str, float]
+    warm_up_s: float = setting(120.0, seconds(0, 3600), "Time before the measurement begins.")
+    duration_s: float = setting(1200.0, seconds(1, 86_400), "Time of the measurement.")
+    mean_session_s: float = setting(300.0, seconds(1, 86_400), "Mean session of a relay.")
+    mean_absence_s: float = setting(120.0, seconds(1, 86_400), "Mean absence of a relay.")
+    path_pause_s: float = setting(
+        5.0, seconds(0.01, 3600), "Pause of a client between two paths that it opens."
+    )
+    probe_interval_s: float = setting(1.0, seconds(0.01, 3600), "Interval of the prober's lookups.")
+    settled_s: float = setting(
+        5.0, seconds(0, 3600), "Time on-line after which a node counts as settled."
+    )
+    crawl_interval_s: float = _of_dht("crawl_interval_s", 60.0)
+    republish_interval_s: float = _of_dht("republish_interval_s", 120.0)
+    refresh_interval_s: float = _of_dht("refresh_interval_s", 300.0)
+    liveness_interval_s: float = _of_dht("liveness_interval_s", 30.0)
 
     @property
     def end_s(self) -> float:
-        """When the script is over."""
+        """When the script ends, in seconds after its beginning."""
         return self.warm_up_s + self.duration_s
 
     def dht_settings(self) -> DhtSettings:
         """Return the settings of every node's DHT."""
-        return DhtSettings(allow_private_endpoints=True, **self.dht)  # type: ignore[arg-type]  # ints and floats
+        return DhtSettings(
+            allow_private_endpoints=True,
+            k=8,
+            alpha=4,
+            disjoint_paths=2,
+            crawl_first_interval_s=2.0,
+            crawl_interval_s=self.crawl_interval_s,
+            republish_interval_s=self.republish_interval_s,
+            refresh_interval_s=self.refresh_interval_s,
+            liveness_interval_s=self.liveness_interval_s,
+        )
 
-
-_DHT: Final = {"k": 8, "alpha": 4, "disjoint_paths": 2, "crawl_first_interval_s": 2.0}
 
 FAST: Final = ScriptTiming(
     warm_up_s=30.0,
@@ -67,39 +89,20 @@ FAST: Final = ScriptTiming(
     mean_absence_s=20.0,
     path_pause_s=1.0,
     probe_interval_s=0.5,
-    settled_s=5.0,
-    dht=_DHT
-    | {
-        "crawl_interval_s": 30.0,
-        "republish_interval_s": 30.0,
-        "refresh_interval_s": 60.0,
-        "liveness_interval_s": 10.0,
-    },
+    crawl_interval_s=30.0,
+    republish_interval_s=30.0,
+    refresh_interval_s=60.0,
+    liveness_interval_s=10.0,
 )
-"""Everything sped up, for a run of less than two and a half minutes."""
+"""Shorter intervals, for a run of less than two and a half minutes."""
 
-FULL: Final = ScriptTiming(
-    warm_up_s=120.0,
-    duration_s=1200.0,
-    mean_session_s=300.0,
-    mean_absence_s=120.0,
-    path_pause_s=5.0,
-    probe_interval_s=1.0,
-    settled_s=5.0,
-    dht=_DHT
-    | {
-        "crawl_interval_s": 60.0,
-        "republish_interval_s": 120.0,
-        "refresh_interval_s": 300.0,
-        "liveness_interval_s": 30.0,
-    },
-)
-"""Twenty minutes that count."""
+FULL: Final = ScriptTiming()
+"""A run of 22 minutes, whose results are published."""
 
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """At ``time_s`` a relay starts or is gone."""
+    """A relay that starts or ends, ``time_s`` seconds after the beginning of the script."""
 
     time_s: float
     node: int
@@ -108,7 +111,7 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class ChurnScript:
-    """The whole play; equal for equal seed and timing."""
+    """All switches of a run; equal seeds and timings give equal scripts."""
 
     seed: int
     timing: ScriptTiming
@@ -129,17 +132,17 @@ class ChurnScript:
 
     @property
     def clients(self) -> range:
-        """The numbers of those who ask for paths."""
+        """The numbers of the nodes that open paths."""
         return range(1 + _EXITS, 1 + _EXITS + _CLIENTS)
 
     @property
     def relays(self) -> range:
-        """The numbers of those who come and go."""
+        """The numbers of the nodes that come and go."""
         return range(1 + _EXITS + _CLIENTS, self.nodes)
 
     @property
     def prober(self) -> int:
-        """The number of the member that looks records up."""
+        """The number of the node that looks up records."""
         return self.nodes
 
     def settled(self, time_s: float) -> list[int]:
@@ -159,7 +162,7 @@ class ChurnScript:
         timing = self.timing
         share = timing.mean_session_s / (timing.mean_session_s + timing.mean_absence_s)
         online = rng.random() < share
-        # The first ones start one after the other, as thirty processes on a few cores do.
+        # They start one after another, because thirty processes on a few cores do so too.
         now, life = 2.0 + 0.25 * (node - self.relays.start), []
         if not online:
             now += rng.expovariate(1 / timing.mean_absence_s)
@@ -173,5 +176,5 @@ class ChurnScript:
 
 
 def endpoint_of(node: int) -> Endpoint:
-    """Return where a node is, really and simulated: a /16 of its own (``lab.underlay``)."""
+    """Return the endpoint of a real and of a simulated node, in a /16 of its own."""
     return Endpoint(f"10.{node + 1}.0.2", PORT)

@@ -1,9 +1,9 @@
-"""Measures cells round by round until their intervals are narrow; runs inside the laboratory.
+"""Measure cells round by round until their intervals are narrow; runs inside the laboratory.
 
-Each round visits every cell that still needs it once, in a new random order, so that whatever
-else the machine does in these minutes falls on all cells alike. A cell needs no more visits
-when the half-width of its 95 % interval is small beside its mean. Time ends it in any case, and
-then after whole rounds: no cell has had a chance that another had not.
+Each round visits every cell that still needs it once, in a new random order, so that other load of
+the machine affects all cells alike. A cell needs no more visits if the half-width of its 95 %
+interval is small compared with its mean. If the time is over, the campaign ends after a whole
+round, so that all cells had the same number of chances.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random, SystemRandom
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from lab.namespaces import LabError
 from lab.paper.cells import CIPHERS, Cell, MeasuredQuantity, cells
@@ -27,6 +27,18 @@ from lab.paper.circuits import MeasuredCircuit, Overlay, chain_overlay
 from lab.paper.estimators import estimate
 from lab.paper.observations import ObservationFile, Visit, read_visits
 from lab.paper.probes import Probes
+from overlay.errors import ConfigurationError
+from overlay.settings import (
+    FLAG,
+    Settings,
+    many,
+    number,
+    read_settings,
+    seconds,
+    setting,
+    some_of,
+    whole,
+)
 
 __all__ = ["FULL", "OBSERVATIONS", "QUICK", "CampaignSettings", "main"]
 
@@ -36,54 +48,69 @@ _MOST_TUNNELS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class CampaignSettings:
-    """What to measure and how long.
+class CampaignSettings(Settings):
+    """What to measure and how long. The defaults are the paper's cells and those of the AEADs.
 
-    ``narrow`` is the half-width, as a part of the mean, at which a cell is done; ``train`` and
-    ``round_trips`` are packets a visit; ``interval_s`` paces a train, above the time that the
-    slowest cell's packets take on the slowest link. ``real_time`` gives the kernel that is measured
-    precedence over everything else on this host.
+    A run with the defaults takes 18 minutes with boot and set-up.
     """
 
-    ciphers: tuple[str, ...]
-    tunnels: tuple[int, ...]
-    sizes: tuple[int, ...]
-    round_trips: int
-    train: int
-    interval_s: float
-    least_rounds: int
-    most_rounds: int
-    narrow: float
-    budget_s: float
-    real_time: bool
+    ciphers: tuple[str, ...] = setting(
+        list(CIPHERS), some_of(*CIPHERS), "Ciphers of the circuits that are measured."
+    )
+    tunnels: tuple[int, ...] = setting(
+        [0, 1, 2, 3, 4], many(whole(0, _MOST_TUNNELS)), "Numbers of hops of the circuits."
+    )
+    sizes: tuple[int, ...] = setting(
+        [64, 128, 256, 512, 1024, 2048, 4096],
+        many(whole(64, 65_507, "bytes")),
+        "Sizes of the packets that are measured.",
+    )
+    round_trips: int = setting(20, whole(1, 1000), "Round trips that one visit measures.")
+    train: int = setting(40, whole(2, 1000), "Packets of the train that one visit sends.")
+    interval_s: float = setting(
+        0.008,
+        seconds(0.0001, 1.0),
+        "Interval between the packets of a train. It is longer than the slowest cell's packets "
+        "take on the slowest link.",
+    )
+    least_rounds: int = setting(5, whole(2, 1000), "Visits that each cell gets.")
+    most_rounds: int = setting(40, whole(2, 1000), "Visits that a cell gets at most.")
+    narrow: float = setting(
+        0.02,
+        number(0.001, 1.0),
+        "Half-width of the interval, as a part of the mean, at which a cell is done.",
+    )
+    budget_s: float = setting(960.0, seconds(1, 86_400), "How long to measure.")
+    real_time: bool = setting(
+        True,
+        FLAG,
+        "Whether the measured kernel gets precedence over everything else on this host.",
+    )
+
+    def check(self) -> None:
+        """Check that a cell can get as many visits as it needs."""
+        if self.least_rounds > self.most_rounds:
+            raise ValueError(
+                f"least_rounds is {self.least_rounds}, which is more than most_rounds "
+                f"({self.most_rounds}); write a smaller number"
+            )
 
     def encode(self) -> str:
-        """Return it as JSON."""
+        """Return the settings as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def decode(cls, text: str) -> Self:
-        """Parse what :meth:`encode` returned."""
-        fields: dict[str, Any] = json.loads(text)
-        for name in ("ciphers", "tunnels", "sizes"):
-            fields[name] = tuple(fields[name])
-        return cls(**fields)
+        """Parse what :meth:`encode` returned.
+
+        Raises:
+            ValueError: the text is no JSON, or a value is not permitted.
+            ConfigurationError: a setting is unknown or has a value that is not permitted.
+        """
+        return read_settings("campaign", cls, json.loads(text))
 
 
-FULL: Final = CampaignSettings(
-    ciphers=tuple(CIPHERS),
-    tunnels=(0, 1, 2, 3, 4),
-    sizes=(64, 128, 256, 512, 1024, 2048, 4096),
-    round_trips=20,
-    train=40,
-    interval_s=0.008,
-    least_rounds=5,
-    most_rounds=40,
-    narrow=0.02,
-    budget_s=960.0,
-    real_time=True,
-)
-"""The paper's cells and the AEADs'; 18 minutes with boot and set-up."""
+FULL: Final = CampaignSettings()
 
 QUICK: Final = CampaignSettings(
     ciphers=("3des-cbc", "chacha20-poly1305"),
@@ -91,18 +118,16 @@ QUICK: Final = CampaignSettings(
     sizes=(64, 2048),
     round_trips=8,
     train=24,
-    interval_s=0.008,
     least_rounds=2,
     most_rounds=2,
-    narrow=0.02,
     budget_s=60.0,
     real_time=False,
 )
-"""For CI: whether everything works, not how fast. So it leaves other tests their processors."""
+"""For CI: it shows that everything works, not how fast. Other tests keep their processors."""
 
 
 class Campaign:
-    """One run over the cells of a plan; goes on after the visits that are on disk already."""
+    """One run over the cells of a plan; it continues after the visits that are on the disk."""
 
     def __init__(self, plan: CampaignSettings, directory: Path, rng: Random) -> None:
         self._plan = plan
@@ -167,7 +192,7 @@ class Campaign:
 
 
 def _conditions(chain: Chain, overlay: Overlay) -> dict[str, object]:
-    """What was true at the end: the kernel and the IPsec errors that its nodes counted."""
+    """Return the kernel, the IPsec errors that its nodes counted, and the number of circuits."""
     errors: dict[str, int] = {}
     for node in chain.nodes:
         for line in node.run(["cat", "/proc/net/xfrm_stat"]).stdout.splitlines():
@@ -202,11 +227,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run inside the laboratory: ``python3 -m lab.paper.campaign DIRECTORY PLAN``."""
     parser = argparse.ArgumentParser(prog="python3 -m lab.paper.campaign")
     parser.add_argument("directory", type=Path)
-    parser.add_argument("plan", help="JSON, as Plan.encode returns it")
+    parser.add_argument("plan", help="JSON, as CampaignSettings.encode returns it")
     arguments = parser.parse_args(argv)
     try:
         run(CampaignSettings.decode(arguments.plan), arguments.directory, SystemRandom())
-    except LabError as error:
+    except (LabError, ConfigurationError) as error:
         print(f"paper: {error}", file=sys.stderr)
         return 1
     return 0
