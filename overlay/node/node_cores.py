@@ -19,14 +19,8 @@ from dataclasses import dataclass, replace
 from overlay.addresses import Endpoint, InnerAddress, OverlayAddress
 from overlay.apm.events import (
     ApmEvent,
-    CircuitClosed,
-    CircuitFailed,
-    CircuitLost,
-    CircuitMoved,
-    CircuitOpened,
-    CircuitStandsBy,
+    CircuitEvent,
     ExitCircuitClosed,
-    ExitCircuitOpened,
     LinkSilent,
     LinkWanted,
 )
@@ -222,9 +216,14 @@ class NodeCores:
         for dht_event in self.dht.events():
             busy = True
             self._dht_event(dht_event, now)
+        of_paths: list[CircuitEvent] = []
         for circuit_event in self.circuits.events():
             busy = True
-            self._circuit_event(circuit_event, now)
+            if isinstance(circuit_event, CircuitEvent):
+                of_paths.append(circuit_event)
+            else:
+                self._circuit_event(circuit_event, now)
+        self.paths.handle_all(of_paths, now)
         return self._send(now) or busy
 
     def _send(self, now: float) -> bool:
@@ -310,16 +309,7 @@ class NodeCores:
             case LinkSilent(overlay_address=overlay_address):
                 # If the peer restarted, the link gets new SAs. If it is gone, the link closes.
                 self.links.rekey(overlay_address, now)
-            case (
-                CircuitOpened()
-                | CircuitFailed()
-                | CircuitLost()
-                | CircuitClosed()
-                | CircuitMoved()
-                | CircuitStandsBy()
-            ):
-                self.paths.handle(event, now)
             case ExitCircuitClosed(inner_addresses=inner_addresses):
                 self._forget_inner_addresses(inner_addresses)
-            case ExitCircuitOpened():
+            case _:
                 pass

@@ -32,6 +32,7 @@ from overlay.node.assembly import path_mtu
 from overlay.node.exposure import exposed
 from overlay.node.reports import path_report, path_sizes, peer_report, status_report
 from overlay.node.running import RunningNode
+from overlay.node.shared_requests import SharedRequests
 from overlay.node.shells.source_kill_switch import UnprotectedDestinations
 from overlay.node.status_summary import judged
 from overlay.node.unjoined import explained
@@ -56,6 +57,9 @@ class NodeService:
         self._running = running
         self._cores = running.cores
         self._stop = stop
+        self._shared = SharedRequests(
+            lambda requests: self._cores.paths.open_each(requests, self._now())
+        )
 
     @property
     def running(self) -> RunningNode:
@@ -218,13 +222,13 @@ class NodeService:
         """Request paths; a node that has just started may still be learning about Mix-nodes."""
         while True:
             try:
-                return self._requested(request)
+                return await self._requested(request)
             except NoSuitablePath as error:
                 if not self._is_learning():
                     raise self._explained(error) from error
             await trio.sleep(_ASK_AGAIN_S)
 
-    def _requested(self, request: OpenPathsRequest) -> list[RequestedPath]:
+    async def _requested(self, request: OpenPathsRequest) -> list[RequestedPath]:
         exit_settings = self._running.configuration.exit
         for destination in request.destinations:
             check_destination(
@@ -233,7 +237,7 @@ class NodeService:
                 inner_networks=(exit_settings.inner_ipv4, exit_settings.inner_ipv6),
             )
         all_terms = [self._terms(request, each) for each in dict.fromkeys(request.destinations)]
-        return self._cores.paths.open_paths(all_terms, self._now())
+        return await self._shared.request(all_terms)
 
     def _terms(self, request: OpenPathsRequest, destination: IpNetwork) -> PathTerms:
         """Return what a request asks for, with what was left or configured for the rest."""

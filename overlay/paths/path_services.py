@@ -41,8 +41,11 @@ class KillSwitchService(Protocol):
         """Block ``destinations``: packets to them leave through a circuit or not at all."""
         ...
 
-    def carry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
-        """Send packets to ``destination`` into the source TUN, with this source address."""
+    def carry(self, *carried: tuple[IpNetwork, InnerAddress]) -> None:
+        """Send packets to destinations into the source TUN, each with its source address.
+
+        All or none: if this fails, none of them is carried.
+        """
         ...
 
     def uncarry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:

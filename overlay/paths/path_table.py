@@ -6,10 +6,13 @@ The table knows which paths exist; :mod:`overlay.paths.paths` changes them.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable, Sequence
 
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.errors import ConfigurationError
+from overlay.paths.prepared_request import PreparedRequest
 from overlay.paths.requested_path import PathState, PathTerms, RequestedPath
+from overlay.selection.selector import MixPath
 
 __all__ = ["MAX_PATHS", "PathTable"]
 
@@ -98,3 +101,21 @@ class PathTable:
         path.companions = [path]
         self.revision += 1
         return path
+
+    def _prepare(
+        self,
+        all_terms: Sequence[PathTerms],
+        now: float,
+        select: Callable[[RequestedPath, float], MixPath],
+    ) -> PreparedRequest:
+        """Choose Mix-nodes for new paths and add the paths, all or none; see open_paths()."""
+        free = {terms.destination: self._free_path(terms.destination) for terms in all_terms}
+        new = [terms for terms in all_terms if free[terms.destination] is None]
+        self._check_room(len(new))
+        trials = [RequestedPath(0, terms, now) for terms in new]
+        mix_paths = [select(trial, now) for trial in trials]
+        taken = [path for path in free.values() if path is not None]
+        for path in taken:
+            path.held = True  # so that no other request takes it over
+        made = [self._add(terms, now) for terms in new]
+        return PreparedRequest(all_terms, taken, made, mix_paths)

@@ -22,9 +22,9 @@ stays blocked. The change is tried again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.apm.events import (
@@ -42,6 +42,7 @@ from overlay.paths.mix_choice import MixChoice
 from overlay.paths.path_history import circuit_asked, circuit_missing, circuit_news, path_opened
 from overlay.paths.path_services import CircuitService, KillSwitchService
 from overlay.paths.path_table import MAX_PATHS, PathTable
+from overlay.paths.prepared_request import PreparedRequest, outcome_of, protected_together
 from overlay.paths.protection import Protection
 from overlay.paths.requested_path import PathState, PathTerms, RequestedPath, lent_address
 from overlay.paths.standby_keeper import StandbyKeeper
@@ -123,15 +124,24 @@ class Paths(PathTable):
             BackendError: the host did not block the destinations.
             LimitReached: this node has the most circuits that its settings allow.
         """
-        inherited = {terms.destination: self._free_path(terms.destination) for terms in all_terms}
-        new = [terms for terms in all_terms if inherited[terms.destination] is None]
-        made = self._begin(new, all_terms, now)
-        for terms in all_terms:
-            path = inherited[terms.destination]
-            if path is not None:
-                self._take_over(path, terms, now)
-        of_request = {path.destination: path for path in (*inherited.values(), *made) if path}
-        return [of_request[terms.destination] for terms in all_terms]
+        return self._begin(self._prepare(all_terms, now, self._choice.select), now)
+
+    def open_each(
+        self, requests: Sequence[Sequence[PathTerms]], now: float
+    ) -> list[list[RequestedPath] | Exception]:
+        """Make the paths of several requests; block all their destinations by one change.
+
+        Returns:
+            For each request its paths, or the error that :meth:`open_paths` would raise.
+        """
+        prepare = functools.partial(self._prepare, select=self._choice.select)
+        prepared = [outcome_of(prepare, each, now) for each in requests]
+        blocked = protected_together(prepared, self._protection.protect)
+        begin = functools.partial(self._begin, blocked=blocked)
+        return [
+            each if isinstance(each, Exception) else outcome_of(begin, each, now)
+            for each in prepared
+        ]
 
     def adopt_all(
         self,
@@ -251,6 +261,19 @@ class Paths(PathTable):
 
     # -- events and time ------------------------------------------------------
 
+    def handle_all(self, events: Sequence[CircuitEvent], now: float) -> None:
+        """Process events; one change of the filters serves all circuits that have opened."""
+        opened = [
+            (path.destination, address)
+            for event in events
+            if isinstance(event, CircuitOpened)
+            and (path := self._by_circuit.get(event.circuit))
+            and (address := path.address_in(event.inner_addresses))
+        ]
+        with self._protection.carried_ahead(opened):
+            for event in events:
+                self.handle(event, now)
+
     def handle(self, event: CircuitEvent, now: float) -> None:
         """Process an event of a circuit."""
         path = self._by_circuit.get(event.circuit)
@@ -292,34 +315,35 @@ class Paths(PathTable):
     # -- one path -------------------------------------------------------------
 
     def _begin(
-        self, new: list[PathTerms], all_terms: Sequence[PathTerms], now: float
+        self, prepared: PreparedRequest, now: float, *, blocked: bool = False
     ) -> list[RequestedPath]:
-        """Make new paths, all or none; block their destinations before the first circuit."""
-        self._check_room(len(new))
-        trials = [RequestedPath(0, terms, now) for terms in new]
-        mix_paths = [self._choice.select(trial, now) for trial in trials]
-        made = [self._add(terms, now) for terms in new]
+        """Block destinations unless they are ``blocked``; then begin circuits, all or none."""
+        made, taken = prepared.made, prepared.taken
         try:
-            self._protection.protect(all_terms)
-            for path, mix_path in zip(made, mix_paths, strict=True):
+            if not blocked:
+                self._protection.protect(prepared.all_terms)
+            for path, mix_path in zip(made, prepared.mix_paths, strict=True):
                 path.companions = made
                 self._connect(path, mix_path, now)
                 self.first_tries += 1
         except BaseException:
+            for path in taken:
+                path.held = False
             for path in made:
                 self._drop_circuit(path, now)
                 self._end_quietly(path, now)
             raise
-        return made
+        terms_of = {terms.destination: terms for terms in prepared.all_terms}
+        for path in taken:
+            self._take_over(path, terms_of[path.destination], now)
+        path_to = {path.destination: path for path in (*taken, *made)}
+        return [path_to[destination] for destination in terms_of]
 
     def _take_over(self, path: RequestedPath, terms: PathTerms, now: float) -> None:
         """Give a path without an owner to a request; its destination stays blocked meanwhile."""
         before = path.terms
-        # An existing block stays, because taking a path over must not release anything.
-        path.terms = replace(terms, both_versions=terms.both_versions or before.both_versions)
+        same = path.accept(terms)
         self.revision += path.terms != before
-        path.held, path.error, path.failures = True, None, 0
-        same = (terms.hops, terms.strategy, terms.via) == (before.hops, before.strategy, before.via)
         if same and path.state is PathState.OPEN:
             self._settle(path)
             return
@@ -350,7 +374,7 @@ class Paths(PathTable):
     def _opened(self, path: RequestedPath, event: CircuitOpened, now: float) -> None:
         try:
             address = lent_address(event.inner_addresses, path.destination.version)
-            self._kill_switch.carry(path.destination, address)
+            self._protection.carry(path.destination, address)
         except (PathError, BackendError) as error:
             self._drop_circuit(path, now)
             self._failed(path, error, now)

@@ -6,15 +6,19 @@ IP version (:mod:`overlay.paths.ip_versions`). A prefix is released when the las
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 
-from overlay.addresses import IpNetwork
+from overlay.addresses import InnerAddress, IpNetwork
+from overlay.errors import BackendError
 from overlay.paths.ip_versions import BLOCKED_FAMILY, blocked_versions
 from overlay.paths.path_services import KillSwitchService
 from overlay.paths.requested_path import PathTerms
 
 __all__ = ["Protection", "prefixes_of"]
+
+Carried = tuple[IpNetwork, InnerAddress]
 
 
 class Protection:
@@ -23,6 +27,7 @@ class Protection:
     def __init__(self, kill_switch: KillSwitchService) -> None:
         self._kill_switch = kill_switch
         self._left_blocked: set[int] = set()
+        self._carried_ahead: set[Carried] = set()
 
     @property
     def left_blocked(self) -> frozenset[int]:
@@ -42,6 +47,36 @@ class Protection:
         prefixes = prefixes_of(all_terms, self._left_blocked)
         if prefixes:
             self._kill_switch.protect(*prefixes)
+
+    def carry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
+        """Carry packets to a destination, unless :meth:`carried_ahead` has arranged that.
+
+        Raises:
+            BackendError: the host refused; the destination stays blocked.
+        """
+        if (destination, inner_address) in self._carried_ahead:
+            self._carried_ahead.discard((destination, inner_address))
+        else:
+            self._kill_switch.carry((destination, inner_address))
+
+    @contextlib.contextmanager
+    def carried_ahead(self, opened: list[Carried]) -> Iterator[None]:
+        """Carry several destinations by one change, before :meth:`carry` is called for each.
+
+        If the host refuses the change, each destination is tried separately. What :meth:`carry`
+        was not called for is not carried at the end.
+        """
+        if len(opened) > 1:
+            with contextlib.suppress(BackendError):
+                self._kill_switch.carry(*opened)
+                self._carried_ahead.update(opened)
+        try:
+            yield
+        finally:
+            unused, self._carried_ahead = self._carried_ahead, set()
+            for destination, inner_address in unused:
+                with contextlib.suppress(BackendError):  # no circuit takes these packets
+                    self._kill_switch.uncarry(destination, inner_address)
 
     def together(self) -> AbstractContextManager[None]:
         """Combine all changes inside into one change of the host's filters."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from overlay.addresses import InnerAddress, IpNetwork, NodeId
 from overlay.errors import OverlayError, PathError
@@ -123,7 +123,23 @@ class RequestedPath:
     @property
     def carried_address(self) -> InnerAddress | None:
         """The inner address of the destination's IP version."""
-        return of_version(self.inner_addresses, self.destination.version)
+        return self.address_in(self.inner_addresses)
+
+    def address_in(self, addresses: Iterable[InnerAddress]) -> InnerAddress | None:
+        """Return the first of some addresses that has the destination's IP version."""
+        return of_version(addresses, self.destination.version)
+
+    def accept(self, terms: PathTerms) -> bool:
+        """Take the terms of a request that takes the path over.
+
+        Returns:
+            Whether a circuit of the former terms serves the new ones too.
+        """
+        before = self.terms
+        # An existing block stays, because taking a path over must not release anything.
+        self.terms = replace(terms, both_versions=terms.both_versions or before.both_versions)
+        self.held, self.error, self.failures = True, None, 0
+        return (terms.hops, terms.strategy, terms.via) == (before.hops, before.strategy, before.via)
 
 
 def of_version(addresses: Iterable[InnerAddress], version: int) -> InnerAddress | None:

@@ -183,7 +183,8 @@ class KillSwitch:
     def expect(self, source_address: InnerAddress, device: str | None = None) -> None:
         """Install the rules for an inner address before this host gets the address.
 
-        Otherwise packets other than replies could reach local services for a moment.
+        Otherwise packets other than replies could reach local services for a moment. Inside
+        :meth:`together` the rules exist after the end of the block.
 
         Args:
             source_address: the inner address that the caller will add next.
@@ -198,7 +199,7 @@ class KillSwitch:
         if len(self._expected) > _MOST_EXPECTED:
             del self._expected[next(iter(self._expected))]
         if self._wanted:  # else there is no filter yet; protect() will include this address
-            self._enforce()
+            self._enforce_soon()
 
     def carry(
         self,
@@ -236,7 +237,7 @@ class KillSwitch:
         self._rules.put_route(route, program)
         self._wanted[prefix] = route, program
         self._expected.pop(ipaddress.ip_address(source_address), None)
-        self._enforce()
+        self._enforce_soon()
         # A killed process had another inner address. Connections from that address cannot get
         # answers any more, so they are aborted and do not wait.
         self._abort_orphans(prefix)
@@ -249,20 +250,17 @@ class KillSwitch:
         """
         ended = self._end_circuit(prefix)
         self._rules.delete_route(self._carry_route(prefix))
-        if self._defers:
-            self._owes, self._is_current = True, False
-        else:
-            self._enforce()
+        self._enforce_soon()
         if ended is not None:
             self._tell_of_connections(abort_sockets_of(ended))
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Delay the change of the filters for all calls of :meth:`uncarry` in a ``with`` block.
+        """Delay the change of the filters in a ``with`` block, for all calls but :meth:`protect`.
 
         Routes change at once; the filters change once, at the end of the block. Until then they
-        still accept packets into the old circuits. Nothing leaks, because the routes into these
-        circuits and the inner addresses are gone.
+        accept packets into the circuits before the block, and into no new ones. Nothing leaks,
+        because the routes into the old circuits and their inner addresses are gone.
 
         Raises:
             BackendError: the kernel refused at the end of the block. :meth:`repair` tries again.
@@ -369,6 +367,13 @@ class KillSwitch:
         for note in notes:
             with contextlib.suppress(ValueError):  # a note with the former value of a setting
                 self._wanted.setdefault(ipaddress.ip_network(note), None)
+
+    def _enforce_soon(self) -> None:
+        """Set the filters now, or at the end of the block of :meth:`together`."""
+        if self._defers:
+            self._owes, self._is_current = True, False
+        else:
+            self._enforce()
 
     def _enforce(self, released: Collection[IpNetwork] = ()) -> None:
         """Set the filters to the wanted state, without the prefixes ``released``.

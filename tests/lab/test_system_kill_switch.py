@@ -376,7 +376,7 @@ def test_a_part_of_a_carried_network_can_have_a_circuit_of_its_own(namespace):
     namespace.call(inside)
 
 
-def test_what_is_uncarried_together_changes_the_filter_once(namespace):
+def test_what_is_carried_or_uncarried_together_changes_the_filter_once(namespace):
     class Counted(Nftables):
         replaced = 0
 
@@ -391,11 +391,18 @@ def test_what_is_uncarried_together_changes_the_filter_once(namespace):
             KillSwitch(packet_filter=counted) as kill_switch,
         ):
             kill_switch.protect(*PREFIXES)
-            for prefix, inner in zip(PREFIXES, INNER, strict=True):
-                packed = InnerAddress(ipaddress.ip_address(inner).packed)
-                add_address(device.name, packed)
-                kill_switch.carry(prefix, device.name, packed, 1300)
+            packed = [InnerAddress(ipaddress.ip_address(inner).packed) for inner in INNER]
+            blocking = counted.replaced
+            with kill_switch.together():
+                for inner in packed:
+                    kill_switch.expect(inner, device.name)
+            for inner in packed:
+                add_address(device.name, inner)
+            with kill_switch.together():
+                for prefix, inner in zip(PREFIXES, packed, strict=True):
+                    kill_switch.carry(prefix, device.name, inner, 1300)
             before = counted.replaced
+            assert (before, kill_switch.missing()) == (blocking + 2, ())
             with kill_switch.together():
                 for prefix in PREFIXES:
                     kill_switch.uncarry(prefix)

@@ -29,9 +29,9 @@ class MemoryKillSwitch:
     def protect(self, *destinations):
         self.protected.update(destinations)
 
-    def carry(self, destination, inner_address):
-        assert destination in self.protected
-        self.carried[destination] = inner_address
+    def carry(self, *carried):
+        assert {destination for destination, _ in carried} <= self.protected
+        self.carried.update(carried)
 
     def uncarry(self, destination, inner_address):
         assert self.carried.pop(destination) == inner_address

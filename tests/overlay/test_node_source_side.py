@@ -39,7 +39,7 @@ def test_nothing_is_opened_before_the_first_path(host, side):
 def test_an_address_stays_as_long_as_one_path_uses_it(host, side):
     for destination in (BOB, CAROL):
         side.protect(destination)
-        side.carry(destination, VC)
+        side.carry((destination, VC))
     side.uncarry(BOB, VC)
     assert host.addresses == {("anon0", VC)}
     side.uncarry(CAROL, VC)
@@ -79,7 +79,7 @@ def test_the_filter_stands_before_and_as_long_as_there_is_an_address():
     host = OrderedHost()
     side = SourceDevice(host, device_mtu=1280, path_mtu=1200, device_opened=lambda _: None)
     side.protect(BOB)
-    side.carry(BOB, VC)
+    side.carry((BOB, VC))
     side.uncarry(BOB, VC)
     assert host.order == [
         "filter on anon0",
@@ -94,7 +94,7 @@ def test_a_refused_filter_leaves_no_address(host, side):
     side.protect(BOB)
     host.refuse.add("expect")
     with pytest.raises(BackendError):
-        side.carry(BOB, VC)
+        side.carry((BOB, VC))
     assert host.addresses == set()
 
 
@@ -102,16 +102,16 @@ def test_a_refused_carry_leaves_no_address(host, side):
     side.protect(BOB)
     host.refuse.add("carry")
     with pytest.raises(BackendError):
-        side.carry(BOB, VC)
+        side.carry((BOB, VC))
     assert host.addresses == set()
     host.refuse.clear()
-    side.carry(BOB, VC)
+    side.carry((BOB, VC))
     assert host.addresses == {("anon0", VC)}
 
 
 def test_a_refused_uncarry_gives_the_address_back_all_the_same(host, side):
     side.protect(BOB)
-    side.carry(BOB, VC)
+    side.carry((BOB, VC))
     host.refuse.add("uncarry")
     with pytest.raises(BackendError):
         side.uncarry(BOB, VC)
@@ -120,10 +120,10 @@ def test_a_refused_uncarry_gives_the_address_back_all_the_same(host, side):
 
 def test_a_lost_device_is_replaced_at_the_next_carry(host, side, opened):
     side.protect(BOB)
-    side.carry(BOB, VC)
+    side.carry((BOB, VC))
     side.device_lost()
     side.uncarry(BOB, VC)
-    side.carry(BOB, VC)
+    side.carry((BOB, VC))
     assert [device.name for device in opened] == ["anon0", "anon1"]
     assert host.carried == {BOB: ("anon1", VC)}
     assert host.addresses == {("anon1", VC)}
@@ -131,7 +131,7 @@ def test_a_lost_device_is_replaced_at_the_next_carry(host, side, opened):
 
 def test_a_renamed_device_is_given_up(host, side, opened):
     side.protect(BOB)
-    side.carry(BOB, VC)
+    side.carry((BOB, VC))
     assert side.repair() == ()
     opened[0].in_place = False
     assert side.missing() == ("circuit device",)
@@ -142,7 +142,7 @@ def test_a_renamed_device_is_given_up(host, side, opened):
 def test_a_flushed_kill_switch_is_put_back_before_packets_are_carried(host, side):
     side.protect(BOB)
     host.blocked.clear()
-    side.carry(BOB, VC)
+    side.carry((BOB, VC))
     assert host.blocked == {BOB}
 
 
@@ -157,7 +157,7 @@ def test_leftovers_are_none_without_the_privilege_to_have_left_any(host, side):
 
 def test_closing_keeps_the_kill_switch_and_gives_up_the_right_to_change_it(host, side):
     side.protect(BOB)
-    side.carry(BOB, VC)
+    side.carry((BOB, VC))
     side.close()
     assert host.blocked == {BOB}
     assert not host.kill_switch_taken

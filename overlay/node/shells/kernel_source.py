@@ -55,15 +55,23 @@ class KernelSource(KillSwitchOwner):
         if self._kill_switch is not None and not any(own in each for each in OVERLAY_NETWORKS):
             self._kill_switch.expect(InnerAddress(address))
 
-    def carry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
-        """Send packets to ``destination`` into a circuit, with the inner address as their source.
+    def carry(self, *carried: tuple[IpNetwork, InnerAddress]) -> None:
+        """Send packets to destinations into circuits, with the inner addresses as their sources.
 
-        The IPsec policy of the circuit matches this source address.
+        The IPsec policy of a circuit matches this source address.
 
         Raises:
-            BackendError: the kernel refused; the destination stays protected.
+            BackendError: the kernel refused; the destinations stay protected.
         """
-        kill_switch, cut = self._protecting(destination), self._fragmenting
+        kill_switch = self._protecting(*(destination for destination, _ in carried))
+        with kill_switch.together():
+            for destination, inner_address in carried:
+                self._carry_one(kill_switch, destination, inner_address)
+
+    def _carry_one(
+        self, kill_switch: KernelKillSwitch, destination: IpNetwork, inner_address: InnerAddress
+    ) -> None:
+        cut = self._fragmenting
         if cut is None or destination.version == 6:
             kill_switch.carry(destination, self._device, inner_address, self._path_mtu)
         else:

@@ -154,9 +154,11 @@ class KillSwitchOwner:
             self._kill_switch = self._open_kill_switch()
         return self._kill_switch
 
-    def _protecting(self, destination: IpNetwork) -> KernelKillSwitch:
-        """Return the kill switch, with ``destination`` blocked again if the table was flushed."""
+    def _protecting(self, *destinations: IpNetwork) -> KernelKillSwitch:
+        """Return the kill switch, with destinations blocked again if the table was flushed."""
         kill_switch = self._opened_kill_switch()
-        if destination not in kill_switch.protected() or not self._wanted.get(destination, True):
-            KillSwitchOwner.protect(self, destination)
+        protected = set(kill_switch.protected())
+        lacking = [d for d in destinations if d not in protected or not self._wanted.get(d, True)]
+        if lacking:
+            KillSwitchOwner.protect(self, *lacking)
         return kill_switch

@@ -62,20 +62,29 @@ class SourceDevice(KillSwitchOwner):
         super().protect(*destinations)
         self._opened_device()
 
-    def carry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
-        """Send packets to ``destination`` into the TUN, from the address that the exit lent.
+    def carry(self, *carried: tuple[IpNetwork, InnerAddress]) -> None:
+        """Send packets to destinations into the TUN, each from the address that its exit lent.
 
         Raises:
-            BackendError: the kernel refused; the destination remains protected.
+            BackendError: the kernel refused; the destinations remain protected.
         """
-        device, kill_switch = self._opened_device(), self._protecting(destination)
-        kill_switch.expect(inner_address, device.name)
-        self._hold_address(device, inner_address)
+        device = self._opened_device()
+        kill_switch = self._protecting(*(destination for destination, _ in carried))
+        with kill_switch.together():
+            for _, inner_address in carried:
+                kill_switch.expect(inner_address, device.name)
+        held: list[InnerAddress] = []
         try:
-            kill_switch.carry(destination, device.name, inner_address, self._path_mtu)
+            for _, inner_address in carried:
+                self._hold_address(device, inner_address)
+                held.append(inner_address)
+            with kill_switch.together():
+                for destination, inner_address in carried:
+                    kill_switch.carry(destination, device.name, inner_address, self._path_mtu)
         except BaseException:
-            with contextlib.suppress(BackendError):
-                self._drop_address(inner_address)
+            for inner_address in held:
+                with contextlib.suppress(BackendError):
+                    self._drop_address(inner_address)
             raise
 
     def uncarry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:

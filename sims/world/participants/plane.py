@@ -71,7 +71,7 @@ class NoKillSwitch:
     def protect(self, *destinations: IpNetwork) -> None:
         """Do nothing, because a simulated host sends nothing outside of circuits."""
 
-    def carry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
+    def carry(self, *carried: tuple[IpNetwork, InnerAddress]) -> None:
         """Do nothing, because no program runs on the host."""
 
     def uncarry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:

@@ -49,7 +49,7 @@ class Circuits:
 class RecordingKillSwitch:
     def __init__(self):
         self.protected, self.carried, self.refuse = set(), {}, set()
-        self.released = []
+        self.released, self.changes = [], []
 
     def _may(self, operation):
         if operation in self.refuse:
@@ -59,10 +59,11 @@ class RecordingKillSwitch:
         self._may("protect")
         self.protected.update(destinations)
 
-    def carry(self, destination, inner_address):
+    def carry(self, *carried):
+        self.changes.append(dict(carried))
         self._may("carry")
-        assert destination in self.protected
-        self.carried[destination] = inner_address
+        assert {destination for destination, _ in carried} <= self.protected
+        self.carried.update(carried)
 
     def uncarry(self, destination, inner_address):
         assert self.carried.pop(destination) == inner_address
@@ -667,3 +668,93 @@ def test_the_revision_tells_of_every_change_of_the_terms(world):
     world.paths.close(BOB, NOW)
     assert changed()
     assert world.paths.all_terms() == []
+
+
+def test_simultaneous_requests_are_blocked_by_one_change_before_any_circuit():
+    world = World(exits_for_both())
+    changes, protect = [], world.kill_switch.protect
+    world.kill_switch.protect = lambda *prefixes: (
+        changes.append(set(prefixes)),
+        protect(*prefixes),
+    )
+    begin = world.circuits.anonymous_connection
+    blocked_at = []
+    world.circuits.anonymous_connection = lambda *arguments: (
+        blocked_at.append(set(world.kill_switch.protected)),
+        begin(*arguments),
+    )[1]
+    bob, alice = world.paths.open_each([[terms(BOB)], [terms(ALICE)]], NOW)
+    assert changes == [{BOB, ALICE}]
+    assert blocked_at == [{BOB, ALICE}] * 2
+    assert [bob[0].destination, alice[0].destination] == [BOB, ALICE]
+    assert bob[0].companions == bob, "each request succeeds or fails by itself"
+
+
+def test_of_simultaneous_requests_each_fails_by_itself():
+    world = World(exits_for_both())
+    protect = world.kill_switch.protect
+
+    def refuse_alice(*prefixes):
+        if ALICE in prefixes:
+            raise BackendError("the kernel refused.")
+        protect(*prefixes)
+
+    world.kill_switch.protect = refuse_alice
+    bob, again, alice = world.paths.open_each([[terms(BOB)], [terms(BOB)], [terms(ALICE)]], NOW)
+    assert [path.destination for path in bob] == [BOB]
+    assert isinstance(again, ConfigurationError)
+    assert isinstance(alice, BackendError)
+    assert [path.destination for path in world.paths.all()] == [BOB]
+
+
+def test_one_of_simultaneous_requests_takes_a_path_over():
+    world = World(exits_for_both())
+    (path,) = world.paths.open_paths([terms(BOB)], NOW)
+    world.open(path.circuit)
+    world.paths.disown(path.number)
+    taken, refused = world.paths.open_each([[terms(BOB)], [terms(BOB)]], NOW)
+    assert taken == [path]
+    assert isinstance(refused, ConfigurationError)
+    assert path.held
+
+
+def both_opened(world):
+    bob, alice = (paths[0] for paths in world.paths.open_each([[terms(BOB)], [terms(ALICE)]], NOW))
+    inner = (VC, InnerAddress(bytes([0xFD, *bytes(15)])))
+    opened = [CircuitOpened(path.circuit, inner, path.destination) for path in (bob, alice)]
+    return bob, alice, opened
+
+
+def test_circuits_that_open_together_are_carried_by_one_change():
+    world = World(exits_for_both())
+    bob, alice, opened = both_opened(world)
+    world.paths.handle_all(opened, NOW)
+    assert [set(change) for change in world.kill_switch.changes] == [{BOB, ALICE}]
+    assert (bob.state, alice.state) == (PathState.OPEN, PathState.OPEN)
+    world.paths.close_all(NOW)
+    assert world.kill_switch.carried == {}
+
+
+def test_a_refused_change_for_several_circuits_is_repeated_for_each():
+    world = World(exits_for_both())
+    bob, alice, opened = both_opened(world)
+    carry = world.kill_switch.carry
+
+    def refuse_alice(*carried):
+        if ALICE in dict(carried):
+            raise BackendError("the kernel refused.")
+        carry(*carried)
+
+    world.kill_switch.carry = refuse_alice
+    world.paths.handle_all(opened, NOW)
+    assert (bob.state, set(world.kill_switch.carried)) == (PathState.OPEN, {BOB})
+    assert alice.state is not PathState.OPEN
+
+
+def test_a_circuit_that_is_lost_as_it_opens_leaves_nothing_carried():
+    world = World(exits_for_both())
+    bob, alice, opened = both_opened(world)
+    world.paths.handle_all([CircuitLost(alice.circuit, CircuitEnd.TORN_DOWN), *opened], NOW)
+    assert set(world.kill_switch.carried) == {BOB}
+    assert ALICE in world.kill_switch.protected
+    assert (bob.state, alice.circuit) == (PathState.OPEN, None)
