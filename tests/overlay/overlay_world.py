@@ -1,8 +1,6 @@
-"""A whole overlay in memory: real cores and engines, one event heap, virtual time."""
+"""A whole overlay in memory: real cores and engines on the network of `sims.world.engine`."""
 
 import contextlib
-import heapq
-import itertools
 from dataclasses import replace
 from ipaddress import ip_network
 from random import Random
@@ -15,6 +13,11 @@ from overlay.node.assembly import Surroundings, build_cores
 from overlay.node.own_descriptor import own_descriptor
 from overlay.paths.requested_path import PathTerms
 from overlay.special_networks import DOCUMENTATION_NETWORKS
+from sims.world.engine.conditions import tap
+from sims.world.engine.deadlines import run_with_deadlines
+from sims.world.engine.heap import EventHeap
+from sims.world.engine.network import Network
+from sims.world.latency import Constant
 
 START = 1_800_000_000.0
 DELAY_S = 0.02
@@ -53,10 +56,10 @@ class MemoryDevice:
 
 
 class SimulatedNode:
-    """One node: a control cores at an endpoint of the world's network."""
+    """One node: its cores, at an endpoint of the world's network."""
 
     def __init__(self, world, number, *, exits):
-        self.world, self.name = world, f"node{number}"
+        self.world, self.index, self.name = world, number - 1, f"node{number}"
         self.endpoint = Endpoint(f"11.{number}.0.1", 4500)
         self.identity = LocalIdentity.generate(Random(f"identity {number}"))
         self.configuration = configuration(exits=exits)
@@ -68,6 +71,8 @@ class SimulatedNode:
         self.rng = Random(f"rng {number}")
         self.local_addresses = set()
         self.forgotten = []
+        self.admits = None
+        """The endpoints from which the NAT before the node admits packets, if there is a NAT."""
         self.engine = UserspaceEngine(rng=self.rng)
         self.cores = build_cores(
             self.configuration,
@@ -88,9 +93,21 @@ class SimulatedNode:
 
     def send_batch(self, batch):
         for datagram, to in batch:
-            self.world.carry(datagram, self.endpoint, to)
+            if self.admits is not None:
+                self.admits.add(to)
+            self.world.network.carry(bytes(datagram), self.endpoint, to)
 
     send_whole = send_batch
+
+    def arrived(self, item):
+        if self.admits is None or item[1] in self.admits:
+            self.cores.receive([item], self.world.now)
+
+    def next_deadline(self):
+        return self.cores.next_deadline()
+
+    def handle_deadline(self, now):
+        self.cores.handle_deadline(now)
 
     def publish(self):
         now = self.world.now
@@ -123,74 +140,54 @@ class SimulatedNode:
 
 
 class World:
-    """The network between nodes, and the only clock."""
+    """The nodes, the network between them, and the only clock. ``wire`` has what was sent."""
 
     def __init__(self, count, *, exits=2):
-        self.now = START
-        self.heap, self.order = [], itertools.count()
-        self.nodes, self.crashed, self.wire = {}, set(), []
-        self.admits = {}
-        """From which endpoints the NAT before an endpoint admits packets, if there is a NAT."""
+        self.heap = EventHeap(START)
+        self.network = Network(self.heap, Constant(DELAY_S), Random("network"))
+        self.wire = []
+        self.network.impose(tap(lambda f: self.wire.append((f.source, f.to, f.datagram))))
         self.all = [SimulatedNode(self, n + 1, exits=n >= count - exits) for n in range(count)]
+        self.crashed = []
         for node in self.all:
-            self.nodes[node.endpoint] = node
+            self.network.attach(node)
 
-    def carry(self, datagram, source, to):
-        self.wire.append((source, to, bytes(datagram)))
-        if source in self.admits:
-            self.admits[source].add(to)
-        heapq.heappush(
-            self.heap, (self.now + DELAY_S, next(self.order), bytes(datagram), source, to)
-        )
+    @property
+    def now(self):
+        return self.heap.now
 
     def crash(self, node):
-        self.crashed.add(node.endpoint)
+        self.crashed.append(node)
+        self.network.crash(node)
+
+    def revive(self, node):
+        """Let a crashed node go on with the state that it had."""
+        self.crashed.remove(node)
+        self.network.attach(node)
 
     def restart(self, node):
         """Replace a node by a new process of it that knows nothing of the old one's SAs."""
-        number = int(node.name.removeprefix("node"))
-        fresh = SimulatedNode(self, number, exits=node.configuration.roles.exit)
-        self.all[self.all.index(node)] = self.nodes[node.endpoint] = fresh
+        fresh = SimulatedNode(self, node.index + 1, exits=node.configuration.roles.exit)
+        self.all[self.all.index(node)] = fresh
+        self.network.attach(fresh)
         fresh.join(self.all[0] if node is not self.all[0] else self.all[1])
 
     def move(self, node, endpoint):
-        """Let a node's host have another address; its node signs and tells it at once."""
-        del self.nodes[node.endpoint]
-        self.nodes[endpoint] = node
+        """Give a node's host another address. Its node signs it and tells others at once."""
+        self.network.crash(node)
         node.endpoint = endpoint
+        self.network.attach(node)
         node.cores.dht.relocate((endpoint,), (4, 6), self.now)
         node.publish()
         node.cores.renew_links(self.now)
         node.cores.settle(self.now)
 
     def alive(self):
-        return [node for node in self.all if node.endpoint not in self.crashed]
+        return [node for node in self.all if node not in self.crashed]
 
     def run(self, seconds, until=lambda: False):
         """Let virtual time pass; return whether ``until`` came to hold."""
-        end = self.now + seconds
-        while not until():
-            due = min(node.cores.next_deadline() for node in self.alive())
-            arrival = self.heap[0][0] if self.heap else float("inf")
-            if min(due, arrival) > end:
-                self.now = end
-                return until()
-            self.now = max(self.now, min(due, arrival))
-            if arrival <= due:
-                self._deliver()
-            else:
-                for node in self.alive():
-                    if node.cores.next_deadline() <= self.now:
-                        node.cores.handle_deadline(self.now)
-                        assert node.cores.next_deadline() > self.now
-        return True
-
-    def _deliver(self):
-        _, _, datagram, source, to = heapq.heappop(self.heap)
-        node = self.nodes.get(to)
-        admitted = to not in self.admits or source in self.admits[to]
-        if node is not None and to not in self.crashed and admitted:
-            node.cores.receive([(datagram, source)], self.now)
+        return run_with_deadlines(self.heap, self.now + seconds, self.alive, until)
 
     def join_all(self):
         """Let every node join through the first one and learn of all others."""

@@ -12,6 +12,7 @@ from overlay.link.events import LinkPeer
 from overlay.link.settings import LinkSettings
 from overlay.paths.paths import PathState
 from overlay.selection.selector import MixPath
+from sims.world.engine.conditions import drop
 
 BOB = "203.0.113.10/32"
 OBSERVER = Endpoint("66.6.6.6", 666)
@@ -52,22 +53,20 @@ def test_an_initiation_repeated_from_elsewhere_does_not_end_the_link(world):
     before = path.circuit
     first = node_of(world, path.mix_path.hops[0])
     stolen = []
-    carry = world.carry
 
-    def steal(datagram, source, to):
-        if source == alice.endpoint and to == first.endpoint and datagram[:6] == b"\0\0\0\0\2\1":
-            stolen.append(datagram)
-        else:
-            carry(datagram, source, to)
+    def is_initiation(flight):
+        found = flight.datagram[:6] == b"\0\0\0\0\2\1"
+        stolen.extend([flight.datagram] if found else [])
+        return found
 
-    world.carry = steal
+    theft = world.network.impose(drop(is_initiation), sender=alice, receiver=first)
     world.run(LinkSettings().rekey_pause_s)  # no younger link changes its keys
     alice.cores.links.rekey(first.identity.overlay_address, world.now)
     alice.cores.settle(world.now)
     assert stolen
-    carry(stolen[0], Endpoint("66.6.6.6", 666), first.endpoint)
+    world.network.carry(stolen[0], OBSERVER, first.endpoint)
     world.run(2)
-    world.carry = carry
+    world.network.lift(theft)
     world.run(30)
     assert (path.circuit, path.state) == (before, PathState.OPEN)
 
@@ -78,25 +77,18 @@ def observe(world, one, other, *, forwards, faster=False):
     What is sent to the observer it passes on, if it ``forwards``, under the sender's address; if
     it is ``faster``, all that takes it no time, else as long as any two ways.
     """
-    carry, ends = world.carry, {one.endpoint: other.endpoint, other.endpoint: one.endpoint}
+    ends = {one.endpoint: other.endpoint, other.endpoint: one.endpoint}
 
-    def carry_and_copy(datagram, source, to):
-        if to == OBSERVER:
-            carry(datagram, source, to)
-            if forwards and source in ends:
-                shift = -DELAY_S if faster else 2 * DELAY_S  # to the observer and on
-                world.now += shift
-                carry(datagram, source, ends[source])
-                world.now -= shift
-            return
-        if ends.get(source) == to:
-            shift = DELAY_S if faster else DELAY_S / 2
-            world.now -= shift
-            carry(datagram, OBSERVER, to)
-            world.now += shift
-        carry(datagram, source, to)
+    def with_copies(flight):
+        if flight.to == OBSERVER and forwards and flight.source in ends:
+            extra_s = -DELAY_S if faster else 2 * DELAY_S  # to the observer and on
+            yield replace(flight, to=ends[flight.source], extra_s=extra_s)
+        if ends.get(flight.source) == flight.to:
+            extra_s = -DELAY_S if faster else -DELAY_S / 2
+            yield replace(flight, source=OBSERVER, extra_s=extra_s)
+        yield flight
 
-    world.carry = carry_and_copy
+    world.network.impose(with_copies)
 
 
 def esp_to_observer(world):

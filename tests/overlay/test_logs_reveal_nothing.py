@@ -71,7 +71,7 @@ def test_a_circuits_whole_life_and_its_failures_leave_no_trace_in_the_logs(captu
     with pytest.raises(NoSuitablePath) as refused:
         alice.cores.paths.open_paths([terms], world.now)
     for junk in (b"", b"\xff", bytes(300), bytes(4) + b"\x01" + bytes(200), world.wire[-1][2][:-1]):
-        world.carry(junk, world.all[0].endpoint, alice.endpoint)
+        world.network.carry(junk, world.all[0].endpoint, alice.endpoint)
     world.crash(exit_of(world, path))
     world.run(90)
     alice.close(path)

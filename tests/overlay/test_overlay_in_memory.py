@@ -163,7 +163,7 @@ def test_a_link_full_of_garbage_leaves_circuits_running(world):
                 bytes(4) + bytes([rng.randrange(1, 3)]) + rng.randbytes(200),
                 _damaged(rng, rng.choice(seen)),
             ):
-                world.carry(junk, mallory.endpoint, target)
+                world.network.carry(junk, mallory.endpoint, target)
     world.run(2)
     packet = inner_packet(path)
     leaving = exit_of(world, path)
@@ -201,7 +201,7 @@ def test_a_first_hop_that_restarted_without_a_word_is_reached_again_at_once(worl
     first = path.mix_path.hops[0].endpoints[0]
     alice.close(path)
     world.run(5)
-    world.restart(world.nodes[first])
+    world.restart(world.network.host_at(first))
     chosen = [hop.node_id for hop in path.mix_path.hops]
     terms = PathTerms(ip_network(BOB), 3, "explicit", tuple(chosen))
     [again] = alice.cores.paths.open_paths([terms], world.now)
@@ -222,7 +222,7 @@ def test_a_relay_that_moved_is_found_by_a_source_that_needs_it(world):
     world.crash(alice)
     world.move(first, Endpoint("11.99.0.1", 4500))
     world.run(20)
-    world.crashed.clear()
+    world.revive(alice)
     terms = PathTerms(ip_network(BOB), 3, "explicit", chosen)
     [again] = alice.cores.paths.open_paths([terms], world.now)
     alice.cores.settle(world.now)
@@ -234,13 +234,13 @@ def test_a_circuit_goes_on_where_only_its_source_can_reach_the_moved_relay(world
     alice = world.all[1]
     path = open_path(world, alice)
     inner = path.carried_address
-    leaving, first = exit_of(world, path), world.nodes[path.mix_path.hops[0].endpoints[0]]
-    world.admits[alice.endpoint] = {each.endpoint for each in world.all}
+    leaving, first = exit_of(world, path), world.network.host_at(path.mix_path.hops[0].endpoints[0])
+    alice.admits = {each.endpoint for each in world.all}
     world.move(first, Endpoint("11.99.0.1", 4500))
     world.run(0.7)  # until other nodes store the new descriptor
     alice.cores.dht.crawl(world.now)
     alice.cores.settle(world.now)
-    assert world.run(1, until=lambda: first.endpoint in world.admits[alice.endpoint])
+    assert world.run(1, until=lambda: first.endpoint in alice.admits)
     world.run(0.5)
     packet = inner_packet(path)
     alice.cores.datapath.from_source_device([packet], world.now)

@@ -15,37 +15,48 @@ from overlay.link.events import LinkPeer
 from overlay.link.links import Links
 from overlay.link.settings import LinkSettings
 from overlay.paths.paths import PathState
+from sims.world.engine.network import NOWHERE
 
 ADDRESS = "77.1.2.66"
+
+
+class Stranger:
+    """One identity at one port of the address; it opens a link to a node and keeps it."""
+
+    index = NOWHERE
+
+    def __init__(self, world, endpoint, links):
+        self.world, self.endpoint, self.links = world, endpoint, links
+        world.network.attach(self)
+
+    def connect(self, peer):
+        self.links.connect(peer, self.world.now)
+        self._send()
+
+    def arrived(self, item):
+        datagram, source = item
+        if datagram[:5] == frame(Channel.LINK, b"x")[:5]:
+            self.links.receive([(datagram[5:], source)], self.world.now)
+            self._send()
+
+    def _send(self):
+        for data, to in self.links.datagrams_to_send(self.world.now):
+            self.world.network.carry(frame(Channel.LINK, data), self.endpoint, to)
 
 
 class Strangers:
     """Ever new identities at one address that open links to one node and keep them."""
 
     def __init__(self, world, target):
-        self.world, self.target, self.links = world, target, {}
+        self.world, self.target = world, target
         self.ports, self.rng = count(1024), Random(7)
         self.spis = count(10_000)
-        self._carry, world.carry = world.carry, self._deliver
-
-    def _deliver(self, datagram, source, to):
-        if to.host != ADDRESS:
-            self._carry(datagram, source, to)
-        elif datagram[:5] == frame(Channel.LINK, b"x")[:5]:
-            links = self.links[to]
-            links.receive([(datagram[5:], source)], self.world.now)
-            self._send(to, links)
-
-    def _send(self, at, links):
-        for data, to in links.datagrams_to_send(self.world.now):
-            self._carry(frame(Channel.LINK, data), at, to)
 
     def open_links(self, number):
         identity = self.target.identity
         peer = LinkPeer(identity.overlay_address, identity.link_key, self.target.endpoint)
         for _ in range(number):
-            at = Endpoint(ADDRESS, next(self.ports))
-            links = self.links[at] = Links(
+            links = Links(
                 LocalIdentity.generate(self.rng),
                 self.target.configuration.network.network_id,
                 LinkSettings(),
@@ -53,8 +64,7 @@ class Strangers:
                 lambda: next(self.spis),
                 lambda _: None,
             )
-            links.connect(peer, self.world.now)
-            self._send(at, links)
+            Stranger(self.world, Endpoint(ADDRESS, next(self.ports)), links).connect(peer)
 
 
 @pytest.mark.slow

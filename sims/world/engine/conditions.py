@@ -43,6 +43,8 @@ class Flight:
     """One datagram between being sent and its arrival.
 
     ``sender`` and ``receiver`` are indices of hosts, or ``NOWHERE`` if no host has the address.
+    They select the conditions that act. If a condition changes ``source`` or ``to``, it changes
+    the index as well if later conditions shall treat the datagram as one of the other line.
     ``extra_s`` is the delay in seconds beyond that of the latency model, and may be negative.
     The network lets no datagram arrive before it was sent.
     """
