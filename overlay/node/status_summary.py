@@ -50,8 +50,8 @@ def _exposed(report: StatusReport) -> Iterable[str]:
         )
     elif report.protection:
         yield (
-            f"The protection of destinations is not complete ({_listed(report.protection)} is "
-            "missing); the node tries to repair it. For the cause, run: overlay doctor."
+            f"The protection of destinations is not complete: {_listed(report.protection)}. The "
+            "node tries to repair it. For the cause, run: overlay doctor."
         )
 
 

@@ -178,10 +178,11 @@ class ExitFilter:
             Whether something was changed.
 
         Raises:
-            BackendError: the kernel refused.
+            BackendError: the kernel refused, or another exit runs here by now.
         """
         if self._ownership is None:
             return False
+        self._ownership.retake()
         if self._walled:  # new devices need the egress program
             self._walled = install_egress_wall(self._kept(self._plan), self._plan.inside)
         with Rtnetlink() as netlink:

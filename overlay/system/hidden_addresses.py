@@ -55,8 +55,15 @@ _BY_KERNEL: Final = 2
 """RTPROT_KERNEL: network managers do not remove such a rule as a foreign one."""
 _GONE: Final = frozenset((errno.ENOENT, errno.ESRCH))
 
-_Found = IpAddress | None
-"""An address that a rule hides, or None for the rule of ``local``."""
+_CONDITIONS: Final = frozenset((_DST, 2, 3, _MARK, 11, 12, _MASK, 17, 19, 20, 22, 23, 24))
+"""Attributes of a rule for some packets only (by source, device, user, protocol or port)."""
+
+_Found = IpAddress | int
+"""An address that a rule hides, or the protocol of a rule that sends all packets to ``local``.
+
+Other programs add the rule of ``local`` with protocols of their own (``ip rule add`` writes
+``boot``), and the kernel deletes a rule only if its protocol is named or left out.
+"""
 
 
 class HiddenAddresses:
@@ -101,7 +108,7 @@ class HiddenAddresses:
             with _route_socket() as netlink:
                 return all(
                     _in_order(self._rules(netlink, version))
-                    and {each for each in self._rules(netlink, version) if each is not None}
+                    and {each for each in self._rules(netlink, version) if not _is_local(each)}
                     == {each for each in addresses if each.version == version}
                     for version in (4, 6)
                 )
@@ -110,16 +117,19 @@ class HiddenAddresses:
 
     def _hide(self, netlink: socket.socket, version: int, wanted: set[IpAddress]) -> bool:
         found = self._rules(netlink, version)
-        hidden = {each for each in found if each is not None}
+        hidden = {each for each in found if not isinstance(each, int)}
         for address in wanted - hidden:
             _change(netlink, _NEW_RULE, self._detour(address))
         for address in hidden - wanted:
             _change(netlink, _DELETE_RULE, self._detour(address))
-        if wanted and not _in_order(self._rules(netlink, version)):
-            _change(netlink, _NEW_RULE, _lookup_local(version))
+        found = self._rules(netlink, version)
+        if wanted and not _in_order(found):
+            if not _is_local(found[-1]):
+                _change(netlink, _NEW_RULE, _lookup_local(version, _BY_KERNEL))
+                found.append(_BY_KERNEL)
             # A process that was killed between these steps may have left further copies.
-            while self._rules(netlink, version).count(None) > 1:
-                _change(netlink, _DELETE_RULE, _lookup_local(version))
+            for protocol in [each for each in found if isinstance(each, int)][:-1]:
+                _change(netlink, _DELETE_RULE, _lookup_local(version, protocol))
         return hidden != wanted
 
     def _rules(self, netlink: socket.socket, version: int) -> list[_Found]:
@@ -132,7 +142,8 @@ class HiddenAddresses:
             if any(given.get(_PRIORITY, b"")):
                 continue
             if action == _TO_TABLE and table == _LOCAL and not length and not source_length:
-                found.append(None)
+                if not given.keys() & _CONDITIONS:
+                    found.append(given.get(_PROTOCOL, b"\0")[0])
             elif action == _GOTO_ACTION and given.get(_PROTOCOL) == bytes((ROUTE_PROTOCOL,)):
                 ours = tuple(given.get(each) for each in (_GOTO, _MARK, _MASK)) == self._words()
                 if ours and length:
@@ -158,15 +169,20 @@ class HiddenAddresses:
 
 def _in_order(found: list[_Found]) -> bool:
     """Tell whether ``local`` has one rule, behind all others, or none with preference 0."""
-    return None not in found or (found.count(None) == 1 and found[-1] is None)
+    of_local = [_is_local(each) for each in found]
+    return not any(of_local) or (sum(of_local) == 1 and of_local[-1])
 
 
-def _lookup_local(version: int) -> bytes:
+def _is_local(found: _Found) -> bool:
+    return isinstance(found, int)
+
+
+def _lookup_local(version: int, protocol: int) -> bytes:
     return (
         _HEADER.pack(_family(version), 0, 0, 0, _LOCAL, _TO_TABLE, 0)
         + attribute(_PRIORITY, _WORD.pack(0))
         + attribute(_TABLE, _WORD.pack(_LOCAL))
-        + attribute(_PROTOCOL, bytes((_BY_KERNEL,)))
+        + attribute(_PROTOCOL, bytes((protocol,)))
     )
 
 

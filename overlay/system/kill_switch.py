@@ -101,6 +101,7 @@ _MOST_EXPECTED: Final = 256
 """Limit of addresses from ``expect`` without a ``carry``, because a circuit may end before."""
 
 _SETTINGS: Final = "kernel settings"
+_LOCK: Final = "lock"
 
 _log = EventLog(__name__)
 
@@ -167,6 +168,7 @@ class KillSwitch:
             BackendError: the kernel refused; the destination may then be blocked or open.
                 :meth:`repair` tries again, and :meth:`release` cleans up.
         """
+        self._ownership.retake()
         for prefix in prefixes:
             self._wanted.setdefault(prefix, None)
         self._is_current = False
@@ -328,15 +330,16 @@ class KillSwitch:
         """Restore what another program removed, and return the names of the missing parts.
 
         Raises:
-            BackendError: the kernel refused a part; the other parts were still attempted.
+            BackendError: the kernel refused a part; the other parts were still attempted. Or
+                another node owns the kill switch by now; then nothing is changed.
         """
+        lost: tuple[str, ...] = (_LOCK,) if self._ownership.retake() else ()
         if not self._wanted:
-            return ()
-        lost: tuple[str, ...] = ()
+            return lost
         # Before the first change of this process, the state is that of an earlier one. Read what
         # was missing now, because _enforce() below replaces it.
         if not self._rules.enforced:
-            lost = self._rules.missing(self._wanted_routes())
+            lost = (*lost, *self._rules.missing(self._wanted_routes()))
         # Also set the filters if a change was refused before, or if a default route came or went.
         if not self._is_current or self._rules.ways_changed(self._wanted_routes()):
             self._enforce()

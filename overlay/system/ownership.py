@@ -3,6 +3,10 @@
 A lock is the name of a TUN device that stays down. The name belongs to the network namespace, as
 routes and filters do. Taking it requires CAP_NET_ADMIN, so other local users cannot block a node.
 The kernel releases it when the process ends, for whatever reason.
+
+Other programs delete devices that they do not know (``ip link delete``, network managers). Then a
+second node could take the lock, and each of the two nodes would restore its own state for ever. So
+an owner calls :meth:`Ownership.retake` before it restores anything.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import os
 from typing import Final
 
 from overlay.errors import BackendError
-from overlay.system.tun import MAX_NAME_BYTES, claim_device_name
+from overlay.system.tun import MAX_NAME_BYTES, claim_device_name, keeps_device_name
 
 __all__ = ["LOCK_PREFIX", "Ownership"]
 
@@ -37,12 +41,31 @@ class Ownership:
         name = f"{LOCK_PREFIX}{what}"
         if len(name.encode()) > MAX_NAME_BYTES:
             raise ValueError(f"{what!r} is too long for the name of a lock.")
-        descriptor = claim_device_name(name)
+        self._name = name
+        self._refusal = f"another node in this network namespace owns {called or what}: {remedy}."
+        self._descriptor = self._claimed()
+
+    def retake(self) -> bool:
+        """Take the lock again if another program deleted, renamed or moved its device.
+
+        Returns:
+            Whether the lock was lost.
+
+        Raises:
+            BackendError: another process holds the lock by now, or this process may not create
+                devices.
+        """
+        if self._descriptor >= 0 and keeps_device_name(self._descriptor, self._name):
+            return False
+        self.release()
+        self._descriptor = self._claimed()
+        return True
+
+    def _claimed(self) -> int:
+        descriptor = claim_device_name(self._name)
         if descriptor is None:
-            raise BackendError(
-                f"another node in this network namespace owns {called or what}: {remedy}."
-            )
-        self._descriptor = descriptor
+            raise BackendError(self._refusal)
+        return descriptor
 
     def release(self) -> None:
         """Release the lock; may be called repeatedly."""

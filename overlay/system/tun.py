@@ -22,7 +22,14 @@ import trio
 from overlay.errors import BackendError
 from overlay.system.failures import privilege_remedy, refused
 
-__all__ = ["CLONE_DEVICE", "MAX_NAME_BYTES", "MIN_MTU", "TunDevice", "claim_device_name"]
+__all__ = [
+    "CLONE_DEVICE",
+    "MAX_NAME_BYTES",
+    "MIN_MTU",
+    "TunDevice",
+    "claim_device_name",
+    "keeps_device_name",
+]
 
 MIN_MTU: Final = 1280
 """Lowest MTU in bytes; with a lower one Linux removes IPv6 from the device (RFC 8200, section 5).
@@ -39,9 +46,11 @@ CLONE_DEVICE: Final = Path("/dev/net/tun")
 
 # From Linux's if_tun.h and sockios.h.
 _TUNSETIFF: Final = 0x400454CA
+_TUNGETIFF: Final = 0x800454D2
 _IFF_TUN: Final = 0x0001
 _IFF_NO_PI: Final = 0x1000
 _IFF_TUN_EXCL: Final = 0x8000
+_IFREQ_BYTES: Final = 40
 _SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
 _SIOCSIFMTU: Final = 0x8922
@@ -238,6 +247,16 @@ def claim_device_name(name: str) -> int | None:
             return None
         raise refused(f"claiming the device name {name}", error) from error
     return descriptor
+
+
+def keeps_device_name(descriptor: int, name: str) -> bool:
+    """Tell whether the descriptor still keeps the device, under this name and in this namespace."""
+    try:
+        answer = fcntl.ioctl(descriptor, _TUNGETIFF, bytes(_IFREQ_BYTES))
+        socket.if_nametoindex(name)
+    except OSError:  # EBADFD: the device was deleted
+        return False
+    return answer[:16].rstrip(b"\0").decode() == name
 
 
 def _attached(descriptor: int, name: str) -> str:

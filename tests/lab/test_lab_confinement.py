@@ -1,5 +1,7 @@
 """A real node holds few rights, and no local user without rights can be in its way."""
 
+import ipaddress
+import os
 import socket
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import pytest
 from lab.nodes import NodeProcess, wait_until
 from lab.underlay import Underlay
 from overlay.errors import BackendError
+from overlay.system.kill_switch import KillSwitch
 from overlay.system.ownership import Ownership
 
 NAMES = ("guard-28009", "kernel-ipsec", "exit")
@@ -68,6 +71,57 @@ def test_the_second_owner_is_refused_and_the_name_is_free_after_a_kill(namespace
         namespace.call(lambda: Ownership("exit", "wait"))
     first.kill()
     namespace.call(lambda: Ownership("exit", "wait")).release()
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["ip link delete ao-exit", "ip link set ao-exit name other", "ip link set ao-exit netns 1"],
+)
+def test_a_lock_whose_device_another_program_takes_away_is_taken_again(namespace, command):
+    if command.endswith("netns 1"):
+        command = command.replace("netns 1", f"netns {os.getpid()}")
+    lock = namespace.call(lambda: Ownership("exit", "wait"))
+    try:
+        assert not namespace.call(lock.retake)
+        namespace.run(command.split())
+        assert namespace.call(lock.retake)
+        assert not namespace.call(lock.retake)
+        with pytest.raises(BackendError, match="owns exit"):
+            namespace.call(lambda: Ownership("exit", "wait"))
+        namespace.run(["ip", "link", "delete", "ao-exit"])
+        other = namespace.call(lambda: Ownership("exit", "wait"))
+        for _ in range(2):
+            with pytest.raises(BackendError, match="another node in this network namespace owns"):
+                namespace.call(lock.retake)
+        other.release()
+        assert namespace.call(lock.retake)
+    finally:
+        lock.release()
+
+
+def test_a_kill_switch_without_its_lock_takes_it_again_or_changes_nothing(namespace):
+    prefix = ipaddress.ip_network("203.0.113.10/32")
+
+    def lose_twice():
+        with KillSwitch() as first:
+            first.protect(prefix)
+            first.repair()
+            remove_lock()
+            assert first.repair() == ("lock",)
+            assert first.repair() == ()
+            remove_lock()
+            with KillSwitch() as second:
+                assert second.protected() == [prefix]
+                second.release(prefix)
+                for change in (first.repair, lambda: first.protect(prefix)):
+                    with pytest.raises(BackendError, match="owns the protection"):
+                        change()
+                assert second.protected() == []
+
+    def remove_lock():
+        namespace.run(["ip", "link", "delete", "ao-guard-28009"])
+
+    namespace.call(lose_twice)
 
 
 def test_a_lock_carries_nothing(namespace):

@@ -9,6 +9,7 @@ from probes import connected_before, flush, send_every_way, send_over_stations
 
 from lab.reading import ICMPV6, TCP, UDP
 from overlay.addresses import InnerAddress
+from overlay.system.hidden_addresses import HiddenAddresses
 from overlay.system.iptables import Iptables
 from overlay.system.kill_switch import KillSwitch
 from overlay.system.kill_switch_state import EGRESS, FILTER, ROUTES, RULES
@@ -401,3 +402,32 @@ def test_a_device_that_appears_later_is_protected_as_well(hosts, filter_type):
     alice.namespace.call(add_a_device)
     for each in ("late0", "late1", alice.interface):
         assert "clsact" not in run(f"tc qdisc show dev {each}")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_another_programs_rules_of_the_local_table_keep_no_address_from_being_hidden(
+    namespace, version
+):
+    addresses = [
+        ipaddress.ip_address(text) for text in ("100.64.1.2", "100.64.1.3", "fd99::12", "fd99::13")
+    ]
+    mine = [each for each in addresses if each.version == version]
+    others = ["", "protocol static", "fwmark 5"]
+
+    def hide_both():
+        hidden = HiddenAddresses(0x26D69, 0xB5A6FFFF, 109)
+        found = []
+        for held in (mine[:1], mine):
+            found.append((hidden.hide(held), hidden.hides(held), hidden.hide(held)))
+        return found
+
+    ip = ["ip", f"-{version}", "rule"]
+    namespace.run([*ip, "del", "pref", "0"])
+    for condition in others:
+        namespace.run([*ip, "add", "pref", "0", "lookup", "local", *condition.split()])
+    assert namespace.call(hide_both) == [(True, True, False)] * 2
+    shown = namespace.run([*ip, "show"]).stdout.splitlines()
+    assert [line.partition("lookup")[0] for line in shown if "lookup local" in line] == [
+        "0:\tfrom all fwmark 0x5 ",
+        "0:\tfrom all ",
+    ]

@@ -81,6 +81,7 @@ _STATISTICS: Final = Path("/proc/thread-self/net/xfrm_stat")
 
 _BLOCKING: Final = tuple(blocking_changes(OVERLAY_NETWORKS))
 _LOST_POLICIES: Final = "IPsec policies"
+_LOST_LOCK: Final = "lock"
 _LOST_ADDRESSES: Final = "overlay addresses"
 
 _PolicyKey = tuple[PolicyDirection, Prefix, Prefix, int | None]
@@ -123,8 +124,8 @@ class XfrmBackend:
         self.before_address: Callable[[bytes], None] | None = None
         """Called with each address before this host gets it; an exception refuses the address."""
         with ExitStack() as opened:
-            owner = Ownership(KERNEL_IPSEC, STOP_THE_OTHER)
-            opened.callback(owner.release)
+            self._owner = Ownership(KERNEL_IPSEC, STOP_THE_OTHER)
+            opened.callback(self._owner.release)
             self._netlink = opened.enter_context(XfrmSocket())
             self._debris = PendingRemovals(self._netlink)
             self.leftovers_removed = remove_leftovers(self._netlink)
@@ -338,9 +339,9 @@ class XfrmBackend:
         The backend does not keep the keys of SAs, so the loss of SAs ends links and circuits.
 
         Raises:
-            BackendError: the kernel refused.
+            BackendError: the kernel refused, or another node owns its IPsec by now.
         """
-        repaired = []
+        repaired = [_LOST_LOCK] if self._owner.retake() else []
         if self._lacks_policies():
             repaired.append(_LOST_POLICIES)
             self._put_policies_back()

@@ -51,6 +51,9 @@ class Owner:
     def release(self):
         pass
 
+    def retake(self):
+        return False
+
 
 @pytest.fixture
 def kernel(monkeypatch):

@@ -48,6 +48,9 @@ class Ownership:
     def release(self):
         pass
 
+    def retake(self):
+        return False
+
 
 @dataclass
 class Machine:

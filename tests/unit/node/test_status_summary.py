@@ -108,7 +108,7 @@ PEER = ["198.51.100.7:4500"]
             PEER,
             "its path is open. Note: this host has no public address.",
         ),
-        (replace(WELL, protection=("routes",)), [OPEN], PEER, "(routes is missing)"),
+        (replace(WELL, protection=("routes",)), [OPEN], PEER, "not complete: routes. "),
     ],
 )
 def test_verdict_names_the_state_its_cause_and_the_remedy(report, paths, bootstrap, words):
