@@ -4,7 +4,7 @@ import logging
 from random import Random
 
 import pytest
-from test_requested_paths import NOW, World, mix
+from requested_paths import NOW, World, mix
 
 from overlay.addresses import Endpoint
 from overlay.apm.events import CircuitEnd, CircuitFailed, CircuitLost, CircuitMoved, CircuitStandsBy

@@ -1,7 +1,7 @@
 from ipaddress import ip_address, ip_network
 
 import pytest
-from test_requested_paths import NOW, mix
+from requested_paths import NOW, mix
 
 from overlay.addresses import Endpoint
 from overlay.errors import NoSuitablePath

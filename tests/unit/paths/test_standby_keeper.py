@@ -6,7 +6,7 @@ from ipaddress import ip_network
 from random import Random
 
 import pytest
-from test_requested_paths import BOB, NOW, VC, Circuits, World, mix
+from requested_paths import BOB, NOW, VC, Circuits, World, mix
 
 from overlay.apm.events import (
     CircuitClosed,
