@@ -43,8 +43,6 @@ from overlay.errors import (
 from overlay.link.security import LinkSecurity
 
 TICKET = bytes(range(16))
-
-
 INNER = InnerAddresses(ipv4=InnerAddress(bytes((100, 64, 3, 4))))
 
 

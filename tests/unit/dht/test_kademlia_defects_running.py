@@ -1,4 +1,4 @@
-"""The defects of the package that show in a running node; see ``test_kademlia_defects.py``."""
+"""The defects of the package that show in a running node; see ``kademlia_and_ours.py``."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from kademlia.crawling import NodeSpiderCrawl
 from kademlia.network import Server
 from kademlia.node import Node
 from kademlia.routing import KBucket, RoutingTable
-from test_kademlia_defects import NOW, OurNode, OurPeer, datagram, in_loop, our_table, parent
+from kademlia_and_ours import NOW, OurNode, OurPeer, datagram, in_loop, our_table, parent
 
 from overlay.addresses import NodeId
 from overlay.dht.calls import Calls

@@ -1,32 +1,27 @@
-"""Each check by itself, its question to the operating system answered by a fake."""
+"""What the doctor says about files, addresses, devices, settings, exits and clocks."""
 
 import errno
 import ipaddress
 import os
 import socket
 from dataclasses import replace
-from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 
 import pytest
+from doctor_setups import DEFAULTS, LACKS, UNKNOWN, WORKS, only, refuse, setup
 
 from overlay.addresses import OVERLAY_NETWORKS
 from overlay.config import (
-    Configuration,
     IpsecSettings,
     NetworkSettings,
     NodeSettings,
     RoleSettings,
-    SelectionSettings,
 )
-from overlay.doctor import Outcome, Purpose, Setup, clock, files, kernel, limits, network, rights
+from overlay.doctor import Purpose, clock, files, limits, network, rights
 from overlay.doctor.exits import exit_role, relay_filters
 from overlay.doctor.findings import NodeStatus
-from overlay.errors import BackendError
 from overlay.identity import LocalIdentity
-from overlay.ipsec.suites import SUITES
-from overlay.ipsec.xfrm.netlink import NetlinkError
 from overlay.keyfile import write_identity
 from overlay.system.devices import Device
 from overlay.system.exit_problems import ExitProblem, forwarding_problem
@@ -38,22 +33,7 @@ from overlay.system.nftables import Nftables
 from overlay.system.privileges import CAP_NET_ADMIN, CAP_NET_RAW
 from overlay.system.udp import VersionMissing
 
-WORKS, LACKS, UNKNOWN = Outcome.WORKS, Outcome.LACKS, Outcome.UNKNOWN
-DEFAULTS = Setup(Configuration())
 EXIT_OF_TWO = {"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0"}
-
-
-def setup(path=Path("overlay.toml"), **sections):
-    return Setup(replace(Configuration(), **sections), path)
-
-
-def refuse(*_):
-    raise BackendError("trying it failed (Operation not permitted): run as root.")
-
-
-def only(findings):
-    (finding,) = findings
-    return finding
 
 
 @pytest.fixture
@@ -63,9 +43,6 @@ def node(tmp_path):
     settings = NodeSettings(state_dir=tmp_path, control_socket=tmp_path / "run" / "control.sock")
     write_identity(settings.key_file, LocalIdentity.generate(Random(1)))
     return setup(path=tmp_path / "overlay.toml", node=settings)
-
-
-# -- files
 
 
 def test_fresh_files_of_a_node_are_fine(node):
@@ -130,9 +107,6 @@ def test_a_node_that_answers_is_no_obstacle(node):
         assert "answers" in only(files.control_socket(node)).said
         assert {each.outcome for each in network.udp_ports(node, bind=refuse)} == {WORKS}
     assert only(files.control_socket(node)).outcome is WORKS, "a dead socket is replaced"
-
-
-# -- UDP, addresses, devices
 
 
 def test_a_kernel_without_ipv6_lacks_nothing_for_the_default_wildcards():
@@ -216,9 +190,6 @@ def test_an_exit_needs_a_default_route():
     assert "ip route add default" in finding.said
 
 
-# -- kernel settings
-
-
 def forwarding(values, *, writable):
     return network.forwarding(DEFAULTS, values.get, lambda name: writable)
 
@@ -245,9 +216,6 @@ def test_a_kernel_without_ipv6_says_so():
     _, v6 = forwarding({"net/ipv4/ip_forward": "1"}, writable=True)
     assert "has no IPv6" in v6.said
     assert v6.needed_for == (Purpose.KERNEL_RELAY,)
-
-
-# -- the exit
 
 
 def exits(problems=(), passed=(4, 6), **roles):
@@ -357,9 +325,6 @@ def test_limits_that_a_kernel_does_not_show_are_not_judged():
     assert limits.kernel_tables(DEFAULTS, {}.get) == []
 
 
-# -- rights
-
-
 def test_capabilities_are_named_one_by_one():
     admin, raw = rights.privileges(DEFAULTS, lambda: frozenset({CAP_NET_RAW}))
     assert (admin.outcome, raw.outcome) == (LACKS, WORKS)
@@ -401,9 +366,6 @@ def test_refused_namespaces_are_told_for_root_and_for_others(monkeypatch, user, 
     assert "Operation not permitted" in finding.said
 
 
-# -- clock
-
-
 def judged(now=4e9, *, synchronised=True, error_s=0.01):
     return only(clock.clock(DEFAULTS, lambda: now, lambda: ClockState(synchronised, error_s)))
 
@@ -428,84 +390,3 @@ def test_a_clock_behind_a_file_is_refused_even_if_somebody_sets_it(node):
     assert slow.outcome is LACKS
     assert "60 minutes behind" in slow.said
     assert only(clock.clock(node, lambda: written - 590, ask)).outcome is WORKS
-
-
-# -- the kernel's IPsec
-
-NO_ESP, NO_CIPHER = (
-    NetlinkError(errno.EPROTONOSUPPORT),
-    NetlinkError(errno.ENOSYS, "Requested not found"),
-)
-ALL_WORK = dict.fromkeys(SUITES, (None, None))
-
-
-def test_settings_that_no_kernel_can_do_are_told_with_what_to_write():
-    assert only(kernel.kernel_settings(DEFAULTS)).outcome is WORKS
-    long = setup(selection=SelectionSettings(hops=5))
-    finding = only(kernel.kernel_settings(long))
-    assert (finding.outcome, finding.needed_for) == (LACKS, (Purpose.KERNEL,))
-    assert "hops = 4" in finding.said
-
-
-def suites(verdicts, **ipsec):
-    return kernel.esp_suites(setup(ipsec=IpsecSettings(**ipsec)), lambda: verdicts)
-
-
-def test_every_suite_is_shown_by_the_kernels_names():
-    esp, *each = suites(ALL_WORK)
-    assert esp.outcome is WORKS
-    assert len(each) == len(SUITES)
-    assert {finding.outcome for finding in each} == {WORKS}
-    assert each[0].said == "rfc4106(gcm(aes))"
-
-
-def test_only_the_configured_suites_are_needed():
-    lacking = ALL_WORK | {4: (None, NO_CIPHER), 11: (NO_CIPHER, NO_CIPHER)}
-    chacha = next(each for each in suites(lacking) if "chacha20" in each.subject)
-    assert (chacha.outcome, chacha.needed_for) == (LACKS, (Purpose.ADVICE,))
-    assert "over IPv6" in chacha.said
-    assert "load its module" in chacha.said
-    chacha = next(each for each in suites(lacking, esp_suite=4) if "chacha20" in each.subject)
-    assert chacha.needed_for == (Purpose.KERNEL,)
-
-
-def test_a_kernel_without_esp_is_one_finding_with_the_modules_name():
-    nothing = dict.fromkeys(SUITES, (NO_CIPHER, NO_CIPHER)) | {5: (NO_ESP, NO_ESP)}
-    finding = only(suites(nothing))
-    assert finding.outcome is LACKS
-    assert "esp4 and esp6" in finding.said
-
-
-def test_a_kernel_without_xfrm_is_told_in_its_own_words():
-    finding = only(kernel.esp_suites(DEFAULTS, refuse))
-    assert (finding.outcome, finding.needed_for) == (LACKS, (Purpose.KERNEL,))
-
-
-def test_a_node_runs_without_cutting_large_packets_and_is_told_what_it_lacks():
-    lacks = only(kernel.large_packets(setup(ipsec=IpsecSettings(backend="xfrm")), refuse))
-    assert (lacks.outcome, lacks.needed_for) == (LACKS, (Purpose.ADVICE,))
-    assert "run as root" in lacks.said
-    assert only(kernel.large_packets(DEFAULTS, lambda: None)).outcome is WORKS
-
-
-def test_flow_labels_are_cleared_by_the_filter_or_by_traffic_control_or_not_at_all():
-    def said(filter_type, attempt):
-        return only(kernel.flow_labels(DEFAULTS, filter_type, attempt))
-
-    assert "packet filter" in said(Nftables, refuse).said
-    assert "traffic control" in said(Iptables, lambda: None).said
-    lacks = said(Iptables, refuse)
-    assert (lacks.outcome, lacks.needed_for) == (LACKS, (Purpose.KERNEL,))
-
-
-def test_a_kernel_without_traffic_control_has_two_mechanisms():
-    lacks = only(rights.traffic_control(DEFAULTS, refuse))
-    assert (lacks.outcome, lacks.needed_for) == (LACKS, (Purpose.ADVICE,))
-    assert only(rights.traffic_control(DEFAULTS, lambda: None)).outcome is WORKS
-
-
-def test_encapsulation_is_needed_for_the_families_that_the_node_listens_on():
-    four = setup(network=NetworkSettings(listen=(network.Endpoint("0.0.0.0", 4500),)))
-    v4, v6 = kernel.udp_encapsulation(four, refuse)
-    assert (v4.outcome, v6.outcome) == (LACKS, LACKS)
-    assert (v4.needed_for, v6.needed_for) == ((Purpose.KERNEL,), (Purpose.ADVICE,))

@@ -21,11 +21,7 @@ from overlay.paths.paths import Paths, PathTerms
 from overlay.selection.uniform import UniformSelector
 
 NOW = 1_000_000_000.0
-
-
 BOB = ip_network("203.0.114.10/32")
-
-
 VC = InnerAddress(bytes([100, 64, 0, 9]))
 
 

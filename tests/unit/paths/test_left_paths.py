@@ -26,8 +26,6 @@ from overlay.paths.ip_versions import BLOCKED_FAMILY
 from overlay.paths.paths import MAX_PATHS, PathState, PathTerms
 
 ALICE = ip_network("2a00:77::10/128")
-
-
 LOST = CircuitEnd.UNANSWERED
 
 
