@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["INIT_OPTIONS", "parser"]
 
 _ENDPOINT: Final = "ADDRESS:PORT"
+
+_LEAST_WAIT_S: Final = 0.1
+_MOST_WAIT_S: Final = 600.0
 
 INIT_OPTIONS: Final[Mapping[str, tuple[str, str, str | None]]] = {
     "--network-id": ("network", "network_id", "NAME"),
@@ -59,11 +63,13 @@ def parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
         )
     )
     _up(_command(commands, "up", "run a node until it is stopped"))
-    _command(
-        commands,
-        "doctor",
-        "check this host for everything that the node needs and show how to fix problems; "
-        "exit status 1 if the node cannot run",
+    _doctor(
+        _command(
+            commands,
+            "doctor",
+            "check this host for everything that the node needs and show how to fix problems; "
+            "exit status 1 if the node cannot run",
+        )
     )
     _command(commands, "status", "show the state of the running node")
     _command(commands, "peers", "list the Mix-nodes that the running node knows")
@@ -115,6 +121,28 @@ def _common(to: argparse.ArgumentParser, *, absent: object, off: object) -> None
         default=off,
         help="show the traceback of an internal error",
     )
+
+
+def _doctor(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--wait",
+        type=_seconds,
+        default=1.5,
+        metavar="SECONDS",
+        help="longest wait for the checks; later results are reported as unknown (default: 1.5)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan  # outside of every range
+    if not _LEAST_WAIT_S <= value <= _MOST_WAIT_S:
+        raise argparse.ArgumentTypeError(
+            f"write a number of seconds from {_LEAST_WAIT_S:g} to {_MOST_WAIT_S:g}, not {text}"
+        )
+    return value
 
 
 def _init(to: argparse.ArgumentParser) -> None:

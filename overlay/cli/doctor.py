@@ -27,7 +27,7 @@ def examined(arguments: argparse.Namespace) -> tuple[CommandOutput, bool]:
     Raises:
         ConfigurationError: the configuration has an error, or the named file is missing.
     """
-    examination = examine(setup_of(arguments))
+    examination = examine(setup_of(arguments), wait_s=arguments.wait)
     return examination_answer(examination), examination.can_run
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from overlay.doctor import clock, exits, files, joining, kernel, limits, network, rights, running
 from overlay.doctor.findings import Check, Examination, Setup
+from overlay.doctor.in_time import WAIT_S, findings_in_time
 
 __all__ = ["CHECKS", "examine"]
 
@@ -45,9 +46,15 @@ CHECKS: Final = (
 )
 
 
-def examine(setup: Setup, checks: Sequence[Check] = CHECKS) -> Examination:
-    """Run all checks and return their findings. This usually takes less than one second."""
+def examine(
+    setup: Setup, checks: Sequence[Check] = CHECKS, *, wait_s: float = WAIT_S
+) -> Examination:
+    """Run all checks and return their findings; a check that does not end in time is unknown.
+
+    Args:
+        setup: the node to examine for.
+        checks: the checks to run.
+        wait_s: longest wait for all checks together, in seconds. They usually take 0.3 s.
+    """
     setup = replace(setup, running=running.ask_running_node(setup))
-    return Examination(
-        setup, tuple((check.name, finding) for check in checks for finding in check.run(setup))
-    )
+    return Examination(setup, tuple(findings_in_time(setup, checks, wait_s)))

@@ -12,18 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from overlay.config import Configuration
 from overlay.errors import BackendError, ConfigurationError
 from overlay.ipsec.suites import SUITES
 from overlay.node.backend_plugin import BackendFeatures, BackendPlugin, ShellSetup
-from overlay.node.shells.operating_system import OperatingSystem
-from overlay.node.shells.packet_shell import PacketShell
-from overlay.node.shells.packet_transport import PacketEngine
-from overlay.node.shells.sockets import Sockets
-from overlay.node.shells.userspace_shell import UserspaceShell
 from overlay.plugins import load_plugin
+
+if TYPE_CHECKING:  # the doctor uses obstacle_of() without loading the node
+    from overlay.node.shells.operating_system import OperatingSystem
+    from overlay.node.shells.packet_shell import PacketShell
+    from overlay.node.shells.packet_transport import PacketEngine
+    from overlay.node.shells.sockets import Sockets
 
 __all__ = ["Obstacle", "load_backend", "obstacle_of", "open_shell"]
 
@@ -98,6 +99,8 @@ def open_shell(
         BackendError: the operating system refused an operation that the named backend needs.
     """
     if engine is not None:
+        from overlay.node.shells.userspace_shell import UserspaceShell
+
         return UserspaceShell(configuration, host, network, engine, "the program brought it")
     name = configuration.ipsec.backend
     setup = ShellSetup(configuration, host, network, rng, _CONFIGURED)

@@ -11,14 +11,16 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from random import Random
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from overlay.config import Configuration
 from overlay.hop_limit import MAX_HOPS
 from overlay.ipsec.interface import IpsecBackend
-from overlay.node.shells.operating_system import OperatingSystem
-from overlay.node.shells.packet_shell import PacketShell
-from overlay.node.shells.sockets import Sockets
+
+if TYPE_CHECKING:  # the doctor reads features without loading the node
+    from overlay.node.shells.operating_system import OperatingSystem
+    from overlay.node.shells.packet_shell import PacketShell
+    from overlay.node.shells.sockets import Sockets
 
 __all__ = ["BackendFeatures", "BackendPlugin", "ShellSetup"]
 

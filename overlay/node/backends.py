@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from random import Random
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from overlay.errors import BackendError
-from overlay.ipsec.interface import IpsecBackend
 from overlay.ipsec.suites import SUITES
-from overlay.ipsec.userspace.engine import UserspaceEngine
-from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.entries import KERNEL_MAX_TEMPLATES
-from overlay.node.backend_plugin import BackendFeatures, ShellSetup
-from overlay.node.shells.kernel_shell import KernelShell
-from overlay.node.shells.packet_shell import PacketShell
-from overlay.node.shells.userspace_shell import UserspaceShell
+from overlay.node.backend_plugin import BackendFeatures
+
+if TYPE_CHECKING:
+    from overlay.ipsec.interface import IpsecBackend
+    from overlay.node.backend_plugin import ShellSetup
+    from overlay.node.shells.packet_shell import PacketShell
 
 __all__ = ["KernelBackend", "UserspaceBackend"]
 
@@ -29,6 +28,8 @@ class UserspaceBackend:
     @contextmanager
     def open_backend(self, rng: Random) -> Iterator[IpsecBackend]:
         """Yield an engine, and remove everything from it afterwards."""
+        from overlay.ipsec.userspace.engine import UserspaceEngine
+
         engine = UserspaceEngine(rng=rng)
         try:
             yield engine
@@ -37,6 +38,9 @@ class UserspaceBackend:
 
     def open_shell(self, setup: ShellSetup) -> PacketShell:
         """Open TUN devices and the packet filter."""
+        from overlay.ipsec.userspace.engine import UserspaceEngine
+        from overlay.node.shells.userspace_shell import UserspaceShell
+
         engine = UserspaceEngine(rng=setup.rng)
         return UserspaceShell(setup.configuration, setup.host, setup.sockets, engine, setup.reason)
 
@@ -54,6 +58,8 @@ class KernelBackend:
     @contextmanager
     def open_backend(self, rng: Random) -> Iterator[IpsecBackend]:
         """Yield the kernel's IPsec, and remove this process's SAs and policies afterwards."""
+        from overlay.ipsec.xfrm.backend import XfrmBackend
+
         with XfrmBackend(rng=rng) as kernel:
             yield kernel
 
@@ -63,6 +69,9 @@ class KernelBackend:
         Raises:
             BackendError: the kernel lacks a configured suite, or the operating system refused.
         """
+        from overlay.ipsec.xfrm.backend import XfrmBackend
+        from overlay.node.shells.kernel_shell import KernelShell
+
         ipsec = setup.configuration.ipsec
         with ExitStack() as opened:
             kernel = XfrmBackend(rng=setup.rng)

@@ -21,7 +21,7 @@ class Doctor:
 
     def __init__(self, host, configuration, *, prefix=()):
         done = host.run(
-            [*prefix, sys.executable, "-m", "overlay", "doctor", "--json",
+            [*prefix, sys.executable, "-m", "overlay", "doctor", "--json", "--wait", "60",
              "--config", str(configuration)],
             check=False,
         )  # fmt: skip

@@ -170,7 +170,8 @@ def kernel_has_esp():
 
 def test_people_read_it_on_a_terminal_and_nothing_is_on_standard_error(host, tmp_path):
     configuration = configured(tmp_path / "node")
-    done = host.run([sys.executable, "-m", "overlay", "doctor", "--config", str(configuration)])
+    command = [sys.executable, "-m", "overlay", "doctor", "--wait", "60"]
+    done = host.run([*command, "--config", str(configuration)])
     assert "The node can run." in done.stdout
     assert all(len(line) <= 100 or "/" in line for line in done.stdout.splitlines()), (
         "paths stay whole"

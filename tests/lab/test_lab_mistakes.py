@@ -92,8 +92,9 @@ def test_remedies_know_that_they_run_in_a_user_namespace(laboratory, namespaces,
 
 
 def test_the_packet_filter_is_found_in_sbin(node):
-    command = ["env", "PATH=/usr/bin:/bin", sys.executable, "-m", "overlay", "doctor", "--json"]
-    done = node.host.namespace.run([*command, "--config", str(node.configuration)], check=False)
+    command = ["env", "PATH=/usr/bin:/bin", sys.executable, "-m", "overlay", "doctor"]
+    options = ["--json", "--wait", "60", "--config"]
+    done = node.host.namespace.run([*command, *options, str(node.configuration)], check=False)
     found = {each["subject"]: each["outcome"] for each in json.loads(done.stdout)["findings"]}
     assert found["packet filter"] == "works"
 

@@ -1,6 +1,8 @@
 """What a configuration requires, and how an examination is shown."""
 
 import json
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -63,6 +65,31 @@ def test_every_check_runs_whatever_the_others_find():
     found = examine(setup(), checks)
     assert [name for name, _ in found.findings] == ["one", "two", "two"]
     assert len(found.obstacles) == 1
+
+
+def test_a_check_that_does_not_end_in_time_is_unknown_and_the_others_end():
+    release = threading.Event()
+    checks = [
+        Check("first", lambda _: [lacking(NODE)]),
+        Check("hangs", lambda _: [lacking(NODE)] if release.wait(60) else []),
+        Check("last", lambda _: [lacking(EXIT)]),
+    ]
+    begun = time.monotonic()
+    found = examine(setup(), checks, wait_s=0.4)
+    took_s = time.monotonic() - begun
+    release.set()
+    assert [name for name, _ in found.findings] == ["first", "hangs", "last"]
+    late = found.findings[1][1]
+    assert (late.outcome, "overlay doctor --wait" in late.said) == (Outcome.UNKNOWN, True)
+    assert took_s < 10, "the examination does not wait for the check"
+
+
+def test_an_error_of_a_check_is_not_hidden_by_its_thread():
+    def fail(_):
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        examine(setup(), [Check("broken", fail)])
 
 
 def test_checks_have_names_of_their_own():
