@@ -15,8 +15,8 @@ other protocols       dropped: their headers may contain host addresses, as in S
 ====================  ==========================================================
 
 The TCP, UDP and ICMP checksums cover none of the IP fields above (RFC 8200, section 8.1). So only
-a changed SYN needs a new checksum. A TUN device with checksum offload must complete the checksums
-before it passes packets to this module.
+a changed SYN needs a new checksum. The device has completed all checksums except those of TCP
+super-packets (:mod:`overlay.offload`), which are computed when they are cut.
 """
 
 from __future__ import annotations

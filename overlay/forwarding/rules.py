@@ -12,6 +12,9 @@ class ForwardingRules(Protocol):
     """Rules that take a batch of IP packets and return those that may pass, in their order.
 
     The rules drop a packet that they cannot parse. No input raises an exception.
+
+    A TCP packet may be a super-packet of up to 65,535 bytes, which stands for many segments
+    (:mod:`overlay.offload`). Its TCP checksum has no meaning. Rules may change its headers.
     """
 
     def at_source(self, packets: Sequence[bytes]) -> list[bytes]:

@@ -44,7 +44,7 @@ from overlay.node.shells.packet_transport import (
 )
 from overlay.node.shells.port_forms import Marks
 from overlay.node.shells.userspace_transport import UserspaceTransport
-from overlay.packet_sizes import INNER_MTU
+from overlay.packet_sizes import INNER_MTU, SEGMENT_MTU
 from overlay.paths.mix_choice import MixChoice
 from overlay.paths.paths import KillSwitchService, Paths
 from overlay.paths.standby_keeper import StandbyKeeper
@@ -98,6 +98,11 @@ class Surroundings:
     probes_sizes: bool = False
     initiations: InitiationClock | None = None
     send_apart: Callable[[bytes, Endpoint], None] = lambda *_: None
+
+
+def segment_bytes(configuration: Configuration) -> int:
+    """Return the size in bytes of a whole TCP segment in a circuit, IP header included."""
+    return min(path_mtu(configuration), SEGMENT_MTU)
 
 
 def path_mtu(configuration: Configuration, *, sends_pieces: bool = True) -> int:
@@ -178,6 +183,7 @@ def build_datapath(
         _forwarding_rules(configuration, local_addresses),
         network,
         inner_mtu=path_mtu(configuration),
+        segment_bytes=segment_bytes(configuration),
     )
 
 

@@ -20,6 +20,7 @@ from typing import Final, Self
 import trio
 
 from overlay.errors import BackendError
+from overlay.offload.virtio import HEADER_BYTES, described, received
 from overlay.system.failures import privilege_remedy, refused
 
 __all__ = [
@@ -51,12 +52,19 @@ _IFF_TUN: Final = 0x0001
 _IFF_NO_PI: Final = 0x1000
 _IFF_TUN_EXCL: Final = 0x8000
 _IFREQ_BYTES: Final = 40
+_IFF_VNET_HDR: Final = 0x4000
+_TUNSETOFFLOAD: Final = 0x400454D0
+_OFFLOADS: Final = (0x01 | 0x02 | 0x04 | 0x20 | 0x40, 0x01 | 0x02 | 0x04)
+"""TUN_F_CSUM, TUN_F_TSO4 and TUN_F_TSO6; first with TUN_F_USO4 and TUN_F_USO6 (Linux 6.2)."""
 _SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
 _SIOCSIFMTU: Final = 0x8922
 _IFF_UP: Final = 0x0001
 
 _PACKETS_PER_BATCH: Final = 256
+
+_BYTES_PER_BATCH: Final = 262_144
+"""Ends a batch of super-packets early, because one stands for up to 63 segments."""
 
 _QUIET_IPV6: Final = (
     ("addr_gen_mode", 1),  # no link-local address, so nothing to announce
@@ -72,23 +80,33 @@ class TunDevice:
 
     ``counters``: ``read``, ``written``, ``dropped_noise`` (multicast packets of the kernel, such
     as MLD) and ``dropped_write`` (packets that the kernel did not accept).
+
+    With ``segment_bytes``, the device exchanges TCP super-packets of segments of this size with the
+    kernel (:mod:`overlay.offload`), and computes the checksums that the kernel leaves to it.
     """
 
-    def __init__(self, descriptor: int, name: str, mtu: int) -> None:
+    def __init__(
+        self, descriptor: int, name: str, mtu: int, segment_bytes: int | None = None
+    ) -> None:
         """Take over an attached descriptor; callers want :meth:`open`."""
         self._descriptor = descriptor
         self.name = name
         self.mtu = mtu
+        self.segment_bytes = segment_bytes
+        self._buffer = memoryview(bytearray(HEADER_BYTES + _MAX_MTU))
         self._index = _index_of(name)
         self.counters: Counter[str] = Counter()
 
     @classmethod
-    def open(cls, name: str, mtu: int) -> Self:
+    def open(cls, name: str, mtu: int, segment_bytes: int | None = None) -> Self:
         """Create a device, disable its own IPv6 packets, and set it up.
 
         Args:
             name: its name, or a template: ``anon%d`` gives the first free ``anonN``.
             mtu: size in bytes of the largest IP packet, from 1280 to 65535.
+            segment_bytes: size of a TCP segment, IP header included, for which the device
+                exchanges super-packets; None for a device without offload. A kernel that refuses
+                the offload gets a device without it.
 
         Raises:
             ValueError: the MTU is out of range, or the name is longer than 15 bytes.
@@ -100,13 +118,16 @@ class TunDevice:
             raise ValueError(f"a device's name has 1 to 15 bytes, which {name!r} has not.")
         descriptor = _open_clone_device()
         try:
-            actual = _attached(descriptor, name)
+            offloads = segment_bytes is not None
+            actual = _attached(descriptor, name, _IFF_VNET_HDR if offloads else 0)
+            if offloads:
+                _offer_offload(descriptor)
             _quieten(actual)
             _set_up(actual, mtu)
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(descriptor, actual, mtu)
+        return cls(descriptor, actual, mtu, segment_bytes)
 
     @property
     def index(self) -> int:
@@ -152,23 +173,29 @@ class TunDevice:
             raise trio.ClosedResourceError
         await trio.lowlevel.wait_readable(self._descriptor)
         packets: list[bytes] = []
+        room = _BYTES_PER_BATCH
         for _ in range(_PACKETS_PER_BATCH):
-            packet = self._read()
-            if packet is None:
+            arrived = self._read()
+            if arrived is None:
                 break
-            if _is_multicast(packet):
-                self.counters["dropped_noise"] += 1
-            else:
-                packets.append(packet)
-        self.counters["read"] += len(packets)
-        return packets
+            packets.extend(arrived)
+            room -= sum(map(len, arrived))
+            if room <= 0:
+                break
+        wanted = [packet for packet in packets if not _is_multicast(packet)]
+        self.counters["dropped_noise"] += len(packets) - len(wanted)
+        self.counters["read"] += len(wanted)
+        return wanted
 
     def write_batch(self, packets: Sequence[bytes]) -> None:
         """Pass packets to the kernel without waiting; those that it does not accept are counted."""
-        descriptor, dropped = self._descriptor, 0
+        descriptor, dropped, segment_bytes = self._descriptor, 0, self.segment_bytes
         for packet in packets:
             try:
-                os.write(descriptor, packet)
+                if segment_bytes is None:
+                    os.write(descriptor, packet)
+                else:
+                    os.writev(descriptor, described(packet, segment_bytes))
             except OSError:
                 dropped += 1
         self.counters["written"] += len(packets) - dropped
@@ -188,9 +215,11 @@ class TunDevice:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self) -> bytes | None:
+    def _read(self) -> list[bytes] | None:
+        """Return the packets of one frame, None if none waits."""
+        buffer, segment_bytes = self._buffer, self.segment_bytes
         try:
-            return os.read(self._descriptor, _MAX_MTU)
+            size = os.readv(self._descriptor, (buffer,))
         except BlockingIOError:
             return None
         except OSError as error:
@@ -199,6 +228,9 @@ class TunDevice:
                 error,
                 "the device was removed or set down, so restart the node",
             ) from error
+        if segment_bytes is None:
+            return [bytes(buffer[:size])]
+        return received(buffer[:size], segment_bytes)
 
 
 def _index_of(name: str) -> int | None:
@@ -259,9 +291,9 @@ def keeps_device_name(descriptor: int, name: str) -> bool:
     return answer[:16].rstrip(b"\0").decode() == name
 
 
-def _attached(descriptor: int, name: str) -> str:
+def _attached(descriptor: int, name: str, more_flags: int) -> str:
     try:
-        return _attach(descriptor, name, _IFF_TUN | _IFF_NO_PI)
+        return _attach(descriptor, name, _IFF_TUN | _IFF_NO_PI | more_flags)
     except OSError as error:
         raise _attach_error(name, error) from error
 
@@ -269,6 +301,14 @@ def _attached(descriptor: int, name: str) -> str:
 def _attach(descriptor: int, name: str, flags: int) -> str:
     answer = fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
     return answer[:16].rstrip(b"\0").decode()
+
+
+def _offer_offload(descriptor: int) -> None:
+    """Let the kernel hand over super-packets; without it, each frame is one packet."""
+    for offloads in _OFFLOADS:
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(descriptor, _TUNSETOFFLOAD, offloads)
+            return
 
 
 def _attach_error(name: str, error: OSError) -> BackendError:

@@ -1,4 +1,6 @@
+import contextlib
 import ipaddress
+import random
 import socket
 import sys
 
@@ -9,7 +11,10 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Raw
 
+from lab.namespaces import Namespace
 from overlay.errors import BackendError
+from overlay.offload.joining import joined
+from overlay.offload.super_packets import cut_all
 from overlay.system.rtnetlink import add_address
 from overlay.system.tun import TunDevice
 
@@ -130,3 +135,87 @@ def test_without_rights_it_says_how_to_get_them(namespace):
     )  # fmt: skip
     assert "BackendError: creating the TUN device anon%d failed" in done.stderr
     assert "unshare -Urn" in done.stderr
+
+
+_SEGMENT = 1038
+_ENDS = {4: ("192.0.2.1", "192.0.2.2"), 6: ("2001:db8::1", "2001:db8::2")}
+
+
+class _Side:
+    """A namespace with one TUN device with offload; ``largest`` is of the packets read from it."""
+
+    def __init__(self, namespace, opened, own, peer):
+        self.namespace, self.own, self.largest = namespace, own, 0
+        self.device = opened.enter_context(
+            namespace.call(lambda: TunDevice.open("anon%d", 1400, _SEGMENT))
+        )
+        name = self.device.name
+        namespace.call(lambda: add_address(name, ipaddress.ip_address(own).packed))
+        advertised = str(_SEGMENT - (40 if "." in own else 60))
+        namespace.run(["ip", "route", "add", peer, "dev", name, "src", own, "advmss", advertised])
+
+    async def carry_to(self, other, lose):
+        """Carry packets as a circuit would: as segments, some of which are lost."""
+        while True:
+            packets = await self.device.read_batch()
+            self.largest = max([self.largest, *map(len, packets)])
+            segments = [each for each in cut_all(packets, _SEGMENT) if not lose()]
+            assert all(len(each) <= _SEGMENT for each in segments)
+            other.device.write_batch(joined(segments, _SEGMENT))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("lost_of_a_thousand", [0, 5])
+def test_tcp_passes_in_super_packets_and_every_byte_arrives(namespace, version, lost_of_a_thousand):
+    draw = random.Random(lost_of_a_thousand)
+    sent = draw.randbytes(3_000_000)
+
+    with contextlib.ExitStack() as opened:
+        far = opened.enter_context(Namespace("far"))
+        ends = _ENDS[version]
+        left = _Side(namespace, opened, *ends)
+        right = _Side(far, opened, *reversed(ends))
+        listener = far.call(lambda: socket.create_server((right.own, 7), family=_family(version)))
+        opened.callback(listener.close)
+
+        def transfer():
+            with namespace.call(lambda: socket.socket(_family(version))) as program:
+                program.settimeout(60)
+                program.connect((right.own, 7))
+                accepted, _ = listener.accept()
+                with accepted:
+                    received = _exchanged(program, accepted, sent)
+                    return received, _exchanged(accepted, program, received)
+
+        async def scenario():
+            async with trio.open_nursery() as nursery:
+                lose = lambda: draw.randrange(1000) < lost_of_a_thousand  # noqa: E731
+                nursery.start_soon(left.carry_to, right, lose)
+                nursery.start_soon(right.carry_to, left, lose)
+                with trio.fail_after(60):
+                    result = await trio.to_thread.run_sync(transfer)
+                nursery.cancel_scope.cancel()
+            return result
+
+        assert trio.run(scenario) == (sent, sent)
+    assert left.largest > 10 * _SEGMENT
+    assert right.largest > 10 * _SEGMENT
+    assert left.device.counters["dropped_write"] == right.device.counters["dropped_write"] == 0
+
+
+def _family(version):
+    return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+def _exchanged(sender, receiver, data):
+    """Send ``data`` through a connection, and return what arrives."""
+    received = bytearray()
+    view = memoryview(data)
+    sender.setblocking(False)
+    while len(received) < len(data):
+        if view:
+            with contextlib.suppress(BlockingIOError):
+                view = view[sender.send(view) :]
+        received += receiver.recv(1_000_000)
+    sender.setblocking(True)
+    return bytes(received)

@@ -84,7 +84,7 @@ class FakeHost:
 
     # Host
 
-    def open_tun(self, template, mtu):
+    def open_tun(self, template, mtu, segment_bytes):
         self._may("open_tun")
         assert mtu >= 1280
         self.devices.append(FakeTun(self, template.replace("%d", str(len(self.devices)))))

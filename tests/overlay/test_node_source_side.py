@@ -26,7 +26,9 @@ def opened():
 
 @pytest.fixture
 def side(host, opened):
-    return SourceDevice(host, device_mtu=1280, path_mtu=1200, device_opened=opened.append)
+    return SourceDevice(
+        host, device_mtu=1280, path_mtu=1200, segment_bytes=1038, device_opened=opened.append
+    )
 
 
 def test_nothing_is_opened_before_the_first_path(host, side):
@@ -77,7 +79,9 @@ class OrderedHost(FakeHost):
 
 def test_the_filter_stands_before_and_as_long_as_there_is_an_address():
     host = OrderedHost()
-    side = SourceDevice(host, device_mtu=1280, path_mtu=1200, device_opened=lambda _: None)
+    side = SourceDevice(
+        host, device_mtu=1280, path_mtu=1200, segment_bytes=1038, device_opened=lambda _: None
+    )
     side.protect(BOB)
     side.carry((BOB, VC))
     side.uncarry(BOB, VC)
@@ -151,7 +155,9 @@ def test_leftovers_are_none_without_the_privilege_to_have_left_any(host, side):
     assert side.leftovers() == [BOB]
     without = FakeHost()
     without.refuse.add("open_kill_switch")
-    denied = SourceDevice(without, device_mtu=1280, path_mtu=1200, device_opened=lambda _: None)
+    denied = SourceDevice(
+        without, device_mtu=1280, path_mtu=1200, segment_bytes=1038, device_opened=lambda _: None
+    )
     assert denied.leftovers() == []
 
 

@@ -28,6 +28,7 @@ class ExitSide:
         host: OperatingSystem,
         inner_networks: Sequence[IpNetwork],
         path_mtu: int,
+        segment_bytes: int,
         limits: ExitLimits,
         policy: ExitPolicy | None,
         opened_links: Sequence[IpNetwork] | None,
@@ -40,6 +41,7 @@ class ExitSide:
             path_mtu: largest packet in bytes that outside hosts may send to a circuit. It is the
                 same for all circuits, because the exit does not know their lengths. The device has
                 at least 1280 bytes, the minimum of IPv6 (RFC 8200, section 5).
+            segment_bytes: size in bytes of a TCP segment in a circuit, IP header included.
             limits: limits on connections of one circuit and of all.
             policy: the exit policy, or None.
             opened_links: networks on this host's links that circuits may reach; None for all.
@@ -49,7 +51,7 @@ class ExitSide:
         """
         self._host = host
         self._own_addresses = host.own_addresses()
-        self.device = host.open_tun("exit%d", max(path_mtu, MIN_MTU))
+        self.device = host.open_tun("exit%d", max(path_mtu, MIN_MTU), segment_bytes)
         try:
             self._wall = host.open_exit(
                 self.device.name, inner_networks, path_mtu, limits, opened_links

@@ -132,8 +132,11 @@ class KernelKillSwitch(Protocol):
 class OperatingSystem(Protocol):
     """The operating system as a node sees it; every call may raise ``BackendError``."""
 
-    def open_tun(self, template: str, mtu: int) -> Tun:
-        """Create a TUN device and bring it up; ``anon%d`` gives the first free ``anonN``."""
+    def open_tun(self, template: str, mtu: int, segment_bytes: int) -> Tun:
+        """Create a TUN device and bring it up; ``anon%d`` gives the first free ``anonN``.
+
+        It exchanges TCP super-packets of segments of ``segment_bytes`` (:mod:`overlay.offload`).
+        """
         ...
 
     def open_kill_switch(self) -> KernelKillSwitch:
@@ -203,9 +206,9 @@ class LinuxOperatingSystem:
         """Prepare; ``own_ports`` are the UDP ports of the node itself."""
         self._own_ports = tuple(own_ports)
 
-    def open_tun(self, template: str, mtu: int) -> Tun:
+    def open_tun(self, template: str, mtu: int, segment_bytes: int) -> Tun:
         """See :class:`OperatingSystem`."""
-        return TunDevice.open(template, mtu)
+        return TunDevice.open(template, mtu, segment_bytes)
 
     def open_kill_switch(self) -> KernelKillSwitch:
         """See :class:`OperatingSystem`."""

@@ -34,6 +34,7 @@ class SourceDevice(KillSwitchOwner):
         *,
         device_mtu: int,
         path_mtu: int,
+        segment_bytes: int,
         device_opened: Callable[[Tun], None],
     ) -> None:
         """Prepare; nothing is opened yet.
@@ -42,12 +43,14 @@ class SourceDevice(KillSwitchOwner):
             host: creates the device and the kill switch.
             device_mtu: bytes of the largest packet that the TUN device takes.
             path_mtu: bytes of the largest packet that circuits take.
+            segment_bytes: size of a TCP segment in a circuit, IP header included.
             device_opened: called with the TUN device when it was opened.
         """
         super().__init__(lambda: host.open_kill_switch())
         self._host = host
         self._device_mtu = device_mtu
         self._path_mtu = path_mtu
+        self._segment_bytes = segment_bytes
         self._device_opened = device_opened
         self._users: Counter[InnerAddress] = Counter()
         self._device: Tun | None = None
@@ -169,6 +172,6 @@ class SourceDevice(KillSwitchOwner):
 
     def _opened_device(self) -> Tun:
         if self._device is None:
-            self._device = self._host.open_tun("anon%d", self._device_mtu)
+            self._device = self._host.open_tun("anon%d", self._device_mtu, self._segment_bytes)
             self._device_opened(self._device)
         return self._device

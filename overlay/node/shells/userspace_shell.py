@@ -11,7 +11,7 @@ from overlay.addresses import InnerAddress
 from overlay.config import Configuration
 from overlay.errors import BackendError
 from overlay.logs import EventLog
-from overlay.node.assembly import build_datapath, path_mtu
+from overlay.node.assembly import build_datapath, path_mtu, segment_bytes
 from overlay.node.exit_destinations import exit_limits, opened_links
 from overlay.node.exit_role import ExitRole
 from overlay.node.shells.enforcement import Enforced
@@ -57,6 +57,7 @@ class UserspaceShell:
                     host,
                     inner,
                     mtu,
+                    segment_bytes(configuration),
                     exit_limits(configuration),
                     configuration.exit_policy(),
                     opened_links(configuration),
@@ -69,6 +70,7 @@ class UserspaceShell:
                 host,
                 device_mtu=max(mtu, MIN_MTU),
                 path_mtu=mtu,
+                segment_bytes=segment_bytes(configuration),
                 device_opened=self._source_device_opened,
             )
             opened.callback(self.kill_switch.close)

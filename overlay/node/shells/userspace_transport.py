@@ -3,18 +3,22 @@
 ::
 
     UDP ──demultiplex──┬─ ESP ──> engine ──┬─ to_network ──> UDP      (relay)
-                       │                   ├─ to_host ─────> asked for? ──> source TUN
-                       │                   ├─ to_exit ─────> rules ──> exit TUN
+                       │                   ├─ to_host ──> join ──> asked for? ──> source TUN
+                       │                   ├─ to_exit ──> join ──> rules ──> exit TUN
                        │                   └─ to_control ──> signalling
                        └─ control channels ──> DHT, link handshakes
 
-    source TUN ──> too big? ──> rules ──> engine ──> UDP
-    exit TUN ──> made alike ─────────────> engine ──> UDP
+    source TUN ──> too big? ──> rules ──> cut ──> engine ──> UDP
+    exit TUN ──> made alike ────────────> cut ──> engine ──> UDP
+
+TUN devices exchange TCP super-packets (:mod:`overlay.offload`). The rules see them whole, and
+circuits carry their segments.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random, SystemRandom
 from typing import Protocol
 
 from overlay.addresses import Endpoint
@@ -24,6 +28,10 @@ from overlay.forwarding.icmp_errors import prohibited, protocol_unreachable
 from overlay.forwarding.rules import ForwardingRules
 from overlay.forwarding.too_big import packet_too_big
 from overlay.node.shells.packet_transport import Arrived, DatagramSink, PacketEngine
+from overlay.offload.identification import KEY_BYTES, Identifications
+from overlay.offload.joining import joined
+from overlay.offload.super_packets import cut_all, is_super_packet
+from overlay.sensitive import SecretBytes
 
 __all__ = ["PacketDevice", "UserspaceTransport"]
 
@@ -49,11 +57,26 @@ class UserspaceTransport:
         network: DatagramSink,
         *,
         inner_mtu: int,
+        segment_bytes: int,
+        rng: Random | None = None,
     ) -> None:
+        """Store the arguments.
+
+        Args:
+            engine: seals and opens packets.
+            rules: decide what enters a circuit, and what leaves one here.
+            network: sends datagrams.
+            inner_mtu: size in bytes of the largest packet that a circuit carries.
+            segment_bytes: size in bytes of the TCP segments of super-packets, IP header included.
+            rng: draws the secret of identifications; the system's randomness if it is None.
+        """
         self._engine = engine
         self._rules = rules
         self._network = network
         self._inner_mtu = inner_mtu
+        self._segment_bytes = segment_bytes
+        key = SecretBytes((rng or SystemRandom()).randbytes(KEY_BYTES))
+        self._identifications = Identifications(key, segment_bytes)
         self._asked_for = AskedFor()
         self.source_device: PacketDevice | None = None
         self.exit_device: PacketDevice | None = None
@@ -76,17 +99,19 @@ class UserspaceTransport:
             self._network.send_batch(processed.to_network)
         if processed.to_host and self.source_device is not None:
             # Beside the packet filter, which another program may flush.
-            answers = self._asked_for.answers(processed.to_host)
+            arrived = joined(processed.to_host, self._segment_bytes)
+            answers = self._asked_for.answers(arrived)
             self.packets_to_host += len(answers)
-            self.unasked_packets += len(processed.to_host) - len(answers)
+            self.unasked_packets += len(arrived) - len(answers)
             if answers:
                 self.source_device.write_batch(answers)
         if processed.to_exit and self.exit_device is not None:
-            permitted = self._rules.at_exit(processed.to_exit)
+            leaving = joined(processed.to_exit, self._segment_bytes)
+            permitted = self._rules.at_exit(leaving)
             if permitted:
-                self.exit_device.write_batch(permitted)
-            if len(permitted) < len(processed.to_exit):
-                self._answer_refused(processed.to_exit, permitted, now)
+                self.exit_device.write_batch(self._identifications.chosen(permitted))
+            if len(permitted) < len(leaving):
+                self._answer_refused(leaving, permitted, now)
         worn = self._engine.has_soft_expired
         idle = not (
             processed.to_network or processed.to_host or processed.to_exit or processed.to_control
@@ -113,7 +138,7 @@ class UserspaceTransport:
 
     def send(self, packets: Sequence[bytes], now: float) -> None:
         """Seal packets of this host and send them."""
-        processed = self._engine.process_outbound(packets, now)
+        processed = self._engine.process_outbound(cut_all(packets, self._segment_bytes), now)
         if processed.to_network:
             self._network.send_batch(processed.to_network)
 
@@ -164,7 +189,8 @@ class UserspaceTransport:
             return packets
         passed, answers = [], []
         for packet in packets:
-            answer = packet_too_big(packet, limit) if len(packet) > limit else None
+            fits = len(packet) <= limit or is_super_packet(packet, self._segment_bytes)
+            answer = None if fits else packet_too_big(packet, limit)
             if answer is None:
                 passed.append(packet)
             else:

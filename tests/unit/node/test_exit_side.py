@@ -44,7 +44,7 @@ class FakeHost:
             raise self.error
         return frozenset(self.addresses)
 
-    def open_tun(self, name, mtu):
+    def open_tun(self, name, mtu, segment_bytes):
         return FakeTun()
 
     def open_exit(self, *arguments):
@@ -61,7 +61,7 @@ def host():
 
 @pytest.fixture
 def side(host):
-    with ExitSide(host, [], 1300, ExitLimits(64, 16, 128), None, ()) as made:
+    with ExitSide(host, [], 1300, 1038, ExitLimits(64, 16, 128), None, ()) as made:
         yield made
 
 

@@ -1,0 +1,1 @@
+"""Large TCP packets that stand for many segments: the segmentation offload of TUN devices."""
