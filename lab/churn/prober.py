@@ -15,6 +15,7 @@ from overlay.addresses import NodeId
 from overlay.clock import Clock
 from overlay.demultiplexer import Channel, demultiplex, frame
 from overlay.dht.core import Dht
+from overlay.dht.inspection import DhtInspection
 from overlay.identity import LocalIdentity
 from overlay.system.udp import UdpSocket
 
@@ -51,8 +52,8 @@ class _Prober:
             settings=script.timing.dht_settings(),
             rng=rng,
             endpoints=(endpoint,),
-            crawls=False,
         )
+        DhtInspection(self._dht).disable_crawls()
         self._socket = UdpSocket.open(endpoint)
         self._changed = trio.Event()
 

@@ -32,8 +32,8 @@ from overlay.selection.uniform import UniformSelector
 from sims.world.engine.streams import Streams
 from sims.world.latency import build_latency
 from sims.world.participants.carriers import ValueCarrier
+from sims.world.participants.full_node import NoKillSwitch
 from sims.world.participants.machine import Machine
-from sims.world.participants.plane import NoKillSwitch
 from sims.world.participants.records import signed_descriptor
 from sims.world.participants.world import NETWORK_ID, START, World, own_core
 

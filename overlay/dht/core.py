@@ -56,7 +56,6 @@ class Dht:  # Large: the facade of the DHT; each method calls one part.
         verify_record: turns stored bytes into the descriptor of a node, or raises PeerError.
         budget: CPU time for the signatures of others; no bound by default.
         draw_id: draws the 12 bytes of a request id.
-        crawls: whether to crawl the overlay. A node that opens no circuits need not.
 
     ``parts`` is for ``overlay.dht.inspection`` and tests; a node needs only the methods.
 
@@ -77,7 +76,6 @@ class Dht:  # Large: the facade of the DHT; each method calls one part.
         verify_record: VerifyRecord = verified_record,
         budget: WorkBudget | None = None,
         draw_id: Callable[[], bytes] | None = None,
-        crawls: bool = True,
     ) -> None:
         check_own_cost(identity, settings.identity_cost_bits)
         self._own_id = identity.node_id
@@ -93,7 +91,6 @@ class Dht:  # Large: the facade of the DHT; each method calls one part.
             verify_record=verify_record,
             budget=budget,
             draw_id=draw_id,
-            crawls=crawls,
         )
         self.parts.reach.own = frozenset(endpoints or ())
         self.reachability = self.parts.reachability

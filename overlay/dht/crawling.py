@@ -24,7 +24,7 @@ __all__ = ["Crawling"]
 class Crawling:
     """Begin crawls, report what they found to ``events``, and schedule the next one.
 
-    ``enabled`` is False for a node that fills no topology table, because it opens no circuits.
+    ``enabled`` is False if ``overlay.dht.inspection`` has switched crawls off.
     """
 
     def __init__(
@@ -41,7 +41,6 @@ class Crawling:
         reach: Reach,
         schedule: Schedule,
         verify: Verify,
-        enabled: bool,
         activity: DhtActivity,
         events: EventQueue,
         counts: Counter[DhtCount],
@@ -57,7 +56,7 @@ class Crawling:
         self._reach = reach
         self._schedule = schedule
         self._verify = verify
-        self._enabled = enabled
+        self.enabled = True
         self._activity = activity
         self._events = events
         self._counts = counts
@@ -67,7 +66,7 @@ class Crawling:
 
     def crawl(self, now: float) -> None:
         """Crawl now, unless a crawl is in progress."""
-        if not self._enabled or self._crawl is not None:
+        if not self.enabled or self._crawl is not None:
             return
         if self._membership.phase is Phase.LEFT:
             return

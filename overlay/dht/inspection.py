@@ -22,7 +22,7 @@ from overlay.dht.messages import Contact, FindRecord, Record
 from overlay.dht.parts import DhtParts
 from overlay.errors import PeerError
 
-__all__ = ["DhtInspection", "OnFetched"]
+__all__ = ["DhtInspection", "LookupInspection", "OnFetched"]
 
 HOLDERS_WANTED: Final = 3
 """Number of holders to ask, as in a crawl (``overlay.dht.crawl``)."""
@@ -62,6 +62,14 @@ class DhtInspection:
         watch.looked_up(lookup.target, lookup.closest(), now)
         return watch.suspects(lookup.target, now)
 
+    def disable_crawls(self) -> None:
+        """Do not crawl, as a host does that examines the overlay and opens no circuits.
+
+        Call it before the core has contacts. A node always crawls, because otherwise its traffic
+        would show whether it opens circuits (0008).
+        """
+        self._parts.crawling.enabled = False
+
     def probe(self, target: NodeId, now: float, on_finished: OnLookedUp) -> None:
         """Look up a node as refreshes do, without a change of the age of buckets."""
         self._parts.lookups.probe(target, now, on_finished)
@@ -71,6 +79,24 @@ class DhtInspection:
     ) -> None:
         """Request a record from these nodes, nearest first, until three returned a valid one."""
         _Fetch(self._parts, key, holders, on_finished).ask(now)
+
+
+class LookupInspection:
+    """A view of one lookup: which of its disjoint paths asked a node, and after how many hops."""
+
+    __slots__ = ("_lookup",)
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+
+    def path_of(self, contact: Contact) -> int:
+        """Return the number of the disjoint path that asked a contact, from 0."""
+        return self._lookup.paths.index(self._lookup.asks[contact].path)
+
+    def hops_to(self, node_id: NodeId) -> int | None:
+        """Return the hops after which an asked node was found; 0 for an own contact."""
+        ask = self._lookup.latest.get(node_id)
+        return None if ask is None else ask.path.candidates[node_id].hops
 
 
 class _Fetch:

@@ -141,6 +141,11 @@ class Lookup:
         start: contacts to begin with, nearest first, which are distributed among the paths.
         settings: k, alpha, the number of paths, and the limits.
         now: start of the time limit.
+
+    Attributes:
+        paths: the disjoint paths.
+        asks: each request, by the contact that was asked.
+        latest: the last request to each node.
     """
 
     def __init__(
@@ -157,14 +162,14 @@ class Lookup:
         self._own_id = own_id
         self._settings = settings
         self._deadline = now + settings.lookup_time_s
-        self._paths = [_Path() for _ in range(settings.disjoint_paths)]
-        self._asks: dict[Contact, _LookupRequest] = {}
-        self._latest: dict[NodeId, _LookupRequest] = {}
+        self.paths = [_Path() for _ in range(settings.disjoint_paths)]
+        self.asks: dict[Contact, _LookupRequest] = {}
+        self.latest: dict[NodeId, _LookupRequest] = {}
         self._contacts: dict[NodeId, Contact] = {}
         self._in_flight = 0
         self._late = 0
         for index, contact in enumerate(start):
-            self._add(self._paths[index % len(self._paths)], contact, hops=0)
+            self._add(self.paths[index % len(self.paths)], contact, hops=0)
 
     def queries(self, now: float) -> list[Query]:
         """Return the next FIND_NODE requests, from each path in turn."""
@@ -174,7 +179,7 @@ class Lookup:
         found = True
         while found and self._may_ask():
             found = False
-            for path in sorted(self._paths, key=_requests_under_way):
+            for path in sorted(self.paths, key=_requests_under_way):
                 contact = self._next(path) if self._may_ask() else None
                 if contact is not None:
                     self._ask(path, contact)
@@ -191,7 +196,7 @@ class Lookup:
             return ()
         hops = path.candidates[node_id].hops + 1
         if hops <= self._settings.lookup_max_hops:
-            takers = cycle([path, *[other for other in self._paths if not other.candidates]])
+            takers = cycle([path, *[other for other in self.paths if not other.candidates]])
             for taker, contact in zip(takers, reply.contacts[: self._settings.k], strict=False):
                 known = taker.candidates.get(contact.node_id)  # most of them are by now
                 if known is None:
@@ -206,7 +211,7 @@ class Lookup:
 
         If the node answers while the lookup still runs, its answer counts.
         """
-        if self._asks[query.contact].state is _State.ASKED:
+        if self.asks[query.contact].state is _State.ASKED:
             self._settle(query.contact, _State.SLOW)
             self._late += 1
 
@@ -220,7 +225,7 @@ class Lookup:
             return True
         if self._in_flight:
             return False
-        if self._within_budget() and any(self._next(path) is not None for path in self._paths):
+        if self._within_budget() and any(self._next(path) is not None for path in self.paths):
             return False
         return not self._late or len(self._contacts) >= self._settings.k
 
@@ -246,16 +251,7 @@ class Lookup:
     @property
     def asked(self) -> int:
         """Number of requests."""
-        return len(self._asks)
-
-    def path_of(self, contact: Contact) -> int:
-        """Return the number of the path that asked a contact, from 0."""
-        return self._paths.index(self._asks[contact].path)
-
-    def hops_to(self, node_id: NodeId) -> int | None:
-        """Return the hops after which an asked node was found; 0 for an own contact."""
-        ask = self._latest.get(node_id)
-        return None if ask is None else ask.path.candidates[node_id].hops
+        return len(self.asks)
 
     def _add(self, path: _Path, contact: Contact, hops: int) -> None:
         node_id = contact.node_id
@@ -268,14 +264,14 @@ class Lookup:
         if index < path.passed:
             path.look_again()
         # Asked nodes stay, so they must not count for the limit of the others.
-        if len(path.order) > _MEMORY * self._settings.k + len(self._latest):
+        if len(path.order) > _MEMORY * self._settings.k + len(self.latest):
             self._forget_farthest(path)
 
     def _forget_farthest(self, path: _Path) -> None:
         """Remove the farthest candidates above the limit; nodes that were asked stay."""
         for index in range(len(path.order) - 1, -1, -1):
             node_id = path.order[index][1].node_id
-            if node_id not in self._latest:
+            if node_id not in self.latest:
                 del path.order[index]
                 del path.candidates[node_id]
                 if index < path.passed:
@@ -284,7 +280,7 @@ class Lookup:
 
     def _next(self, path: _Path) -> Contact | None:
         """Return the nearest candidate that was not asked, if it is among the k nearest."""
-        latest, order, wanted = self._latest, path.order, self._settings.k
+        latest, order, wanted = self.latest, path.order, self._settings.k
         while path.living < wanted and path.passed < len(order):
             candidate = order[path.passed][1]
             ask = latest.get(candidate.node_id)
@@ -301,7 +297,7 @@ class Lookup:
     def _unused(self, path: _Path, candidate: _Candidate) -> Contact | None:
         """Return an endpoint of a candidate that was not asked, if its subnet has a free place."""
         for contact in candidate.claims[candidate.used :]:
-            if contact not in self._asks and not (path.full and self._subnet(contact) in path.full):
+            if contact not in self.asks and not (path.full and self._subnet(contact) in path.full):
                 return contact
             candidate.used += 1
         return None
@@ -311,9 +307,9 @@ class Lookup:
         return source_group(contact.endpoint, limit_private=limit_private)
 
     def _ask(self, path: _Path, contact: Contact) -> None:
-        if contact.node_id in self._latest or any(each.full for each in self._paths):
+        if contact.node_id in self.latest or any(each.full for each in self.paths):
             self._look_again()  # some path may have passed it as one that cannot be asked
-        self._asks[contact] = self._latest[contact.node_id] = _LookupRequest(path)
+        self.asks[contact] = self.latest[contact.node_id] = _LookupRequest(path)
         subnet = self._subnet(contact)
         path.subnets[subnet] += 1
         if path.subnets[subnet] >= self._settings.table_prefix_limit:
@@ -322,7 +318,7 @@ class Lookup:
         path.asking += 1
 
     def _settle(self, contact: Contact, state: _State) -> _Path:
-        ask = self._asks[contact]
+        ask = self.asks[contact]
         if ask.state is _State.SLOW:
             self._late -= 1
         else:
@@ -332,15 +328,15 @@ class Lookup:
             self._look_again()
         ask.state = state
         if state is _State.ANSWERED:
-            self._latest[contact.node_id] = ask
+            self.latest[contact.node_id] = ask
         return ask.path
 
     def _look_again(self) -> None:
-        for path in self._paths:
+        for path in self.paths:
             path.look_again()
 
     def _within_budget(self) -> bool:
-        return len(self._asks) < self._settings.lookup_max_queries
+        return len(self.asks) < self._settings.lookup_max_queries
 
     def _may_ask(self) -> bool:
         return self._in_flight < self._settings.alpha and self._within_budget()

@@ -70,7 +70,6 @@ class DhtParts:
         verify_record: VerifyRecord,
         budget: WorkBudget | None,
         draw_id: Callable[[], bytes] | None,
-        crawls: bool,
     ) -> None:
         own_id = identity.node_id
         contacted = Contacted()
@@ -89,7 +88,7 @@ class DhtParts:
         self.calls = Calls(
             envelopes, settings, rng, self.outbox, self.counts, draw_id, self.clock_watch
         )
-        self._make_own_work(own_id, settings, rng, crawls=crawls)
+        self._make_own_work(own_id, settings, rng)
         self._make_service(own_id, settings, rng, envelopes, known_endpoints, budget, contacted)
         self.timed: tuple[Timed, ...] = (
             self.calls,
@@ -99,9 +98,7 @@ class DhtParts:
             self.reachability,
         )
 
-    def _make_own_work(
-        self, own_id: NodeId, settings: DhtSettings, rng: Random, *, crawls: bool
-    ) -> None:
+    def _make_own_work(self, own_id: NodeId, settings: DhtSettings, rng: Random) -> None:
         """Make the parts that join, look up and publish."""
         self.membership = Membership(
             own_id,
@@ -136,11 +133,9 @@ class DhtParts:
             schedule=self.schedule,
             membership=self.membership,
         )
-        self._make_tasks(own_id, settings, rng, crawls=crawls)
+        self._make_tasks(own_id, settings, rng)
 
-    def _make_tasks(
-        self, own_id: NodeId, settings: DhtSettings, rng: Random, *, crawls: bool
-    ) -> None:
+    def _make_tasks(self, own_id: NodeId, settings: DhtSettings, rng: Random) -> None:
         """Make the parts that run on schedule."""
         self.crawling = Crawling(
             own_id,
@@ -154,7 +149,6 @@ class DhtParts:
             reach=self.reach,
             schedule=self.schedule,
             verify=self.check,
-            enabled=crawls,
             activity=self.activity,
             events=self.events,
             counts=self.counts,

@@ -34,6 +34,7 @@ from overlay.link.lifetimes import link_limits
 from overlay.link.links import DEFAULT_LINK_SUITES, Links
 from overlay.link.replay import InitiationClock
 from overlay.neighbours import Neighbours
+from overlay.node.channel_sender import ChannelSender, FramedSender
 from overlay.node.node_cores import NodeCores
 from overlay.node.periodic_tasks import PeriodicTasks
 from overlay.node.shells.packet_transport import (
@@ -86,6 +87,8 @@ class Surroundings:
         probes_sizes: Whether links probe the path MTU, because large datagrams may be lost.
         initiations: Draws timestamps of link handshakes above those of earlier processes.
         send_apart: Sends a datagram from a UDP port that is used once.
+        control: Sends the datagrams of links and of the DHT. None frames them for ``network`` and
+            ``send_apart``.
     """
 
     network: DatagramSink
@@ -98,6 +101,7 @@ class Surroundings:
     probes_sizes: bool = False
     initiations: InitiationClock | None = None
     send_apart: Callable[[bytes, Endpoint], None] = lambda *_: None
+    control: ChannelSender | None = None
 
 
 def segment_bytes(configuration: Configuration) -> int:
@@ -137,7 +141,6 @@ def build_cores(
     endpoints: tuple[Endpoint, ...],
     rng: Random,
     dht: Dht | None = None,
-    make: Callable[..., NodeCores] = NodeCores,
 ) -> NodeCores:
     """Connect the cores of one node to a userspace engine, without an operating system.
 
@@ -148,8 +151,7 @@ def build_cores(
         engine: an IPsec engine that processes packets in this process.
         endpoints: where other nodes reach this node.
         rng: source of all random numbers.
-        dht: a DHT core to use instead of a new one. Simulations pass one with its own transport.
-        make: class that holds the cores. Simulations pass a subclass.
+        dht: a DHT core to use instead of a new one, for a node whose DHT core runs already.
     """
     datapath = build_datapath(
         configuration, engine, surroundings.network, surroundings.local_addresses
@@ -163,7 +165,6 @@ def build_cores(
         endpoints=endpoints,
         rng=rng,
         dht=dht,
-        make=make,
     )
 
 
@@ -198,7 +199,6 @@ def wire_cores(
     endpoints: tuple[Endpoint, ...],
     rng: Random,
     dht: Dht | None = None,
-    make: Callable[..., NodeCores] = NodeCores,
 ) -> NodeCores:
     """Connect the cores of one node to a backend and its packet transport.
 
@@ -275,7 +275,7 @@ def wire_cores(
     paths = Paths(
         circuits=circuits, kill_switch=surroundings.kill_switch, choice=choice, standbys=standbys
     )
-    cores = make(
+    return NodeCores(
         dht=dht,
         links=links,
         circuits=circuits,
@@ -285,12 +285,10 @@ def wire_cores(
         neighbours=neighbours,
         paths=paths,
         datapath=datapath,
-        network=surroundings.network,
+        control=surroundings.control or FramedSender(surroundings.network, surroundings.send_apart),
         periodic_tasks=PeriodicTasks(),
         forget_inner_addresses=surroundings.forget_inner_addresses,
     )
-    cores.send_apart = surroundings.send_apart
-    return cores
 
 
 def _known_endpoints(table: TopologyTable, node_id: NodeId) -> tuple[Endpoint, ...]:

@@ -26,7 +26,7 @@ from overlay.apm.events import (
 )
 from overlay.apm.plan import link_peer_of
 from overlay.apm.signalling import SignallingManager
-from overlay.demultiplexer import Channel, Demultiplexed, demultiplex, frame
+from overlay.demultiplexer import Channel, Demultiplexed, demultiplex
 from overlay.dht.core import Dht
 from overlay.dht.events import (
     BootstrapUnreachable,
@@ -37,7 +37,6 @@ from overlay.dht.events import (
     EclipseSuspected,
     Joined,
     ProbeWanted,
-    ReachChanged,
 )
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import InternalError
@@ -47,12 +46,13 @@ from overlay.link.links import Links
 from overlay.logs import EventLog
 from overlay.neighbours import Neighbours
 from overlay.node.bootstrap_report import BootstrapReport
+from overlay.node.channel_sender import ChannelSender
 from overlay.node.periodic_tasks import PeriodicTasks
-from overlay.node.shells.packet_transport import Arrived, DatagramSink, NodeBackend, PacketTransport
+from overlay.node.shells.packet_transport import Arrived, NodeBackend, PacketTransport
 from overlay.paths.paths import Paths
 from overlay.tfc.strategy import TfcStrategy
 
-__all__ = ["NodeCores"]
+__all__ = ["DhtObserver", "NodeCores"]
 
 _log = EventLog(__name__)
 
@@ -62,6 +62,10 @@ _TIDY_INTERVAL_S = 10.0
 _MAX_ROUNDS = 64
 """Cores react to each other within a few rounds. More rounds mean a bug: two cores that cause each
 other's events without end."""
+
+
+DhtObserver = Callable[[DhtEvent, float], None]
+"""Receives an event of the DHT core and the time."""
 
 
 @dataclass(slots=True)
@@ -77,9 +81,7 @@ class DhtTraffic:
 class NodeCores:
     """All cores of a node, and the events between them. It contains no protocol logic.
 
-    ``send_apart`` sends a datagram from a UDP port that is used once. ``reach_changed`` is called
-    with the results of tests of this node's endpoints. ``nearby`` returns the local endpoints of a
-    node behind the same NAT.
+    ``nearby`` returns the local endpoints of a node behind the same NAT.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class NodeCores:
         neighbours: Neighbours,
         paths: Paths,
         datapath: PacketTransport,
-        network: DatagramSink,
+        control: ChannelSender,
         periodic_tasks: PeriodicTasks,
         forget_inner_addresses: Callable[[Iterable[InnerAddress]], None],
     ) -> None:
@@ -109,16 +111,19 @@ class NodeCores:
         self.datapath = datapath
         self.periodic_tasks = periodic_tasks
         self.joined = False
-        self.send_apart: Callable[[bytes, Endpoint], None] = lambda *_: None
-        self.reach_changed: Callable[[ReachChanged, float], None] = lambda *_: None
         self.nearby: Callable[[OverlayAddress], tuple[Endpoint, ...]] = lambda _: ()
         self._bootstrap = BootstrapReport()
         self.malformed_datagrams = 0
         self.dht_traffic = DhtTraffic()
-        self._network = network
+        self._control = control
+        self._dht_observers: list[DhtObserver] = []
         self._forget_inner_addresses = forget_inner_addresses
         links.endpoints.published = self._published
         periodic_tasks.every(_TIDY_INTERVAL_S, "tidy", self._tidy, first=0.0)
+
+    def observe_dht(self, observer: DhtObserver) -> None:
+        """Call ``observer`` with each event of the DHT core, after the cores have processed it."""
+        self._dht_observers.append(observer)
 
     def receive(self, batch: Sequence[tuple[bytes, Endpoint]], now: float) -> bool:
         """Process datagrams from the UDP port: first ESP, then the control traffic of each core.
@@ -227,28 +232,31 @@ class NodeCores:
         return self._send(now) or busy
 
     def _send(self, now: float) -> bool:
-        framed = [
-            (frame(Channel.LINK, payload), to) for payload, to in self.links.datagrams_to_send(now)
-        ]
+        batch = [(Channel.LINK, data, to) for data, to in self.links.datagrams_to_send(now)]
         # Noted because a NAT lets packets from these endpoints in now: they prove no reachability.
-        for _, to in framed:
+        for _, _, to in batch:
             self.dht.reachability.tests.sent_to(to, now)
         for payload, to in self.dht.datagrams_to_send(now):
             self.dht_traffic.datagrams_sent += 1
             self.dht_traffic.bytes_sent += len(payload)
-            framed.append((frame(Channel.DHT, payload), to))
-        if framed:
-            self._network.send_batch(framed)
+            batch.append((Channel.DHT, payload, to))
+        if batch:
+            self._control.send(batch)
         whole = self.links.whole_datagrams_to_send()
         if whole:
-            self._network.send_whole([(frame(Channel.LINK, data), to) for data, to in whole])
+            self._control.send_whole([(Channel.LINK, data, to) for data, to in whole])
         # After the datagrams of the links: the peer queues packets until its link is confirmed.
         packets = self.circuits.packets_to_send(now)
         if packets:
             self.datapath.send(packets, now)
-        return bool(packets or framed)
+        return bool(packets or batch)
 
     def _dht_event(self, event: DhtEvent, now: float) -> None:
+        self._process_dht(event, now)
+        for observe in self._dht_observers:
+            observe(event, now)
+
+    def _process_dht(self, event: DhtEvent, now: float) -> None:
         if isinstance(event, DescriptorFound | DescriptorRenewed):
             self._descriptor_event(event, now)
             return
@@ -268,9 +276,7 @@ class NodeCores:
                     own_region=own_region,
                 )
             case ProbeWanted(datagram=datagram, endpoint=endpoint):
-                self.send_apart(frame(Channel.DHT, datagram), endpoint)
-            case ReachChanged():
-                self.reach_changed(event, now)
+                self._control.send_apart((Channel.DHT, datagram, endpoint))
             case _:
                 pass
 

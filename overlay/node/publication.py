@@ -9,7 +9,7 @@ from overlay.addresses import Endpoint, IpNetwork
 from overlay.config import Configuration
 from overlay.dht.core import Dht
 from overlay.dht.descriptor import Role
-from overlay.dht.events import ReachChanged
+from overlay.dht.events import DhtEvent, ReachChanged
 from overlay.identity import LocalIdentity
 from overlay.node.exit_role import ExitRole
 from overlay.node.own_descriptor import own_descriptor, proof_descriptor, roles_of
@@ -98,6 +98,15 @@ class Publication:
             proof_descriptor, self._configuration, self._identity, published, self._suites
         )
         self._dht.reachability.tests.follow(published, sign, interval_s=interval_s, now=now)
+
+    def observe(self, event: DhtEvent, now: float) -> None:
+        """Process the results of tests among the events of the DHT core.
+
+        Raises:
+            ConfigurationError: see :meth:`publish`.
+        """
+        if isinstance(event, ReachChanged):
+            self.tested(event, now)
 
     def tested(self, change: ReachChanged, now: float) -> None:
         """Publish what the tests of an endpoint have shown, and tell the log.

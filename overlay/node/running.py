@@ -138,7 +138,7 @@ class RunningNode:
                 exit_role=self.shell.exit_role,
                 next_sequence=self._last_signed.next_sequence,
             )
-            self.cores.reach_changed = self.publication.tested
+            self.cores.observe_dht(self.publication.observe)
             network_id = configuration.network.network_id
             self.neighbours = NatNeighbours(identity, network_id, self.cores, self.endpoints)
             self.clock_watch = ClockReport(self.cores.dht.clock_offset)

@@ -3,11 +3,12 @@
 from ipaddress import ip_network
 
 import pytest
-from overlay_world import World
+from overlay_world import START, World
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.packet import Raw
 
 from overlay.addresses import Endpoint
+from overlay.dht.events import Joined
 from overlay.paths.paths import PathState
 from overlay.paths.requested_path import PathTerms
 
@@ -29,6 +30,16 @@ def inner_packet(path, payload=b"hello bob"):
         / UDP(sport=4000, dport=53)
         / Raw(payload)
     )
+
+
+def test_an_observer_gets_events_of_the_dht_after_the_cores_have_processed_them():
+    world, seen = World(3), []
+    for node in world.all:
+        node.cores.observe_dht(lambda event, now, c=node.cores: seen.append((event, now, c.joined)))
+    world.join_all()
+    joined = [(now, known) for event, now, known in seen if isinstance(event, Joined)]
+    assert len(joined) == 3
+    assert all(known and START <= now <= world.now for now, known in joined)
 
 
 def open_path(world, node, hops=3):

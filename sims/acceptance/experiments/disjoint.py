@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from overlay.dht.inspection import LookupInspection
 from overlay.dht.lookup import Lookup, Query
 from overlay.dht.messages import Contact, Contacts
 from overlay.dht.settings import DhtSettings
@@ -141,7 +142,7 @@ class _Paths:
         pending: deque[Query] = deque(self._lookup.queries(0.0))
         while pending and len(done) < self._path_count:
             query = pending.popleft()
-            path = self._lookup.path_of(query.contact)
+            path = LookupInspection(self._lookup).path_of(query.contact)
             reply = self._reply(query.contact)
             if path in done:
                 reply = []

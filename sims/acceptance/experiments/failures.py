@@ -80,6 +80,7 @@ class _Probe:
         self._began = world.heap.now
 
     def start(self) -> None:
+        self._began = self._world.heap.now
         view = self._source.inspection
         if view is not None:
             view.probe(self._owner.node_id, self._began, self._walked)
@@ -143,7 +144,6 @@ def _one_world(settings: Death, seed: int, outcomes: _Outcomes) -> int:
 
 
 def _start(probe: _Probe, _: object) -> None:
-    probe._began = probe._world.heap.now
     probe.start()
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from overlay.dht.inspection import LookupInspection
 from overlay.dht.settings import DhtSettings
 from overlay.settings import Settings, many, number, setting, whole
 from sims.acceptance.experiment import Experiment, Measurement, Progress
@@ -76,7 +77,7 @@ def _hops_to(overlay: IdealOverlay, source: int, target: int) -> int:
     settings = overlay.settings
     lookup = overlay.look_up(source, target, settings)
     drive(lookup, lambda query: overlay.answer(query, settings.k), until=as_id(target))
-    hops = lookup.hops_to(as_id(target))
+    hops = LookupInspection(lookup).hops_to(as_id(target))
     return settings.lookup_max_hops if hops is None else hops + 1
 
 
@@ -191,7 +192,7 @@ def _reaches(overlay: IdealOverlay, source: int, target: int) -> bool:
     """Tell whether greedy routing arrives. With a shortlist of one, a lookup never goes back."""
     lookup = overlay.look_up(source, target, greedy(1), only_nearer=True)
     drive(lookup, lambda query: overlay.answer(query, 1), until=as_id(target))
-    return lookup.hops_to(as_id(target)) is not None
+    return LookupInspection(lookup).hops_to(as_id(target)) is not None
 
 
 E5 = Experiment(

@@ -12,6 +12,7 @@ from random import Random
 from typing import Final
 
 from overlay.dht.descriptor import MixDescriptor
+from overlay.dht.inspection import LookupInspection
 from overlay.dht.lookup import Lookup
 from sims.world.engine.keyspace import ID_BITS
 from sims.world.measures.recorder import Recorder
@@ -134,7 +135,9 @@ class _Probe:
         if found:
             add("lookup_dead_share", sum(not world.is_online(n) for n in found) / len(found))
             nearest = world.by_number.get(found[0])
-            hops = lookup.hops_to(nearest.node_id) if nearest is not None else None
+            hops = (
+                LookupInspection(lookup).hops_to(nearest.node_id) if nearest is not None else None
+            )
             if hops is not None:
                 add("lookup_hops", hops + 1)
         add("lookup_queries", lookup.asked)

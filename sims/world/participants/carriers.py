@@ -127,6 +127,10 @@ class ValueRequest(UnverifiedRequest):
     code: int
     authentic: bool = True
 
+    def __len__(self) -> int:
+        """Return the size in bytes that the encoded datagram would have."""
+        return self.wire_bytes
+
     def verify(self, network_id: str) -> Request:  # noqa: ARG002 - the signature binds it already
         """Return the request if its sender has the private key of its identity."""
         if not self.authentic:
@@ -144,6 +148,10 @@ class ValueReply(UnverifiedReply):
     answers: object
     authentic: bool = True
 
+    def __len__(self) -> int:
+        """Return the size in bytes that the encoded datagram would have."""
+        return self.wire_bytes
+
     def verify(self, network_id: str, request_datagram: bytes) -> Reply:  # noqa: ARG002 - as above
         """Return the reply if it was made for exactly that request."""
         if not self.authentic or self.answers is not request_datagram:
@@ -157,6 +165,10 @@ class ValueChallenge(Challenge):
 
     wire_bytes: int = CHALLENGE_BYTES
     code: int = int(MessageKind.CHALLENGE)
+
+    def __len__(self) -> int:
+        """Return the size in bytes that the encoded datagram would have."""
+        return self.wire_bytes
 
 
 _Value = ValueRequest | ValueReply | ValueChallenge

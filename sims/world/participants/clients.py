@@ -52,7 +52,7 @@ class Client:
         """Schedule the first request."""
         heap = self._recorder.world.heap
         self._recorder.world.settled[self.machine.index] = self._settled
-        self.machine.full_plane()
+        self.machine.all_cores()
         heap.at(heap.now + after_s + self._rng.uniform(0, _FIRST_REQUEST_S), self._request)
 
     @property
@@ -67,10 +67,10 @@ class Client:
     @property
     def table_numbers(self) -> set[int]:
         """The ids in the topology table that paths may be drawn from now."""
-        plane = self.machine.plane
-        if plane is None:
+        cores = self.machine.cores
+        if cores is None:
             return set()
-        view = plane.table.view(self._recorder.world.heap.now)
+        view = cores.table.view(self._recorder.world.heap.now)
         return {_number(descriptor.node_id) for descriptor in view}
 
     def left(self, node_id: NodeId) -> None:
@@ -83,12 +83,12 @@ class Client:
 
     def _request(self, _one: object, _other: object) -> None:
         heap = self._recorder.world.heap
-        plane = self.machine.full_plane()
-        if plane is None:
+        cores = self.machine.all_cores()
+        if cores is None:
             return
         try:
             terms = PathTerms(_DESTINATION, self._hops, self._strategy)
-            [path] = plane.paths.open_paths([terms], heap.now)
+            [path] = cores.paths.open_paths([terms], heap.now)
         except (ConfigurationError, PluginError):
             raise  # there is no such strategy, or the strategy failed
         except OverlayError:
@@ -100,11 +100,11 @@ class Client:
 
     def _renew(self, path: RequestedPath, _: object) -> None:
         """Replace the path, because the client has used it for the time of the scenario."""
-        plane = self.machine.plane
-        if plane is None or path is not self._path:
+        cores = self.machine.cores
+        if cores is None or path is not self._path:
             return
         now = self._recorder.world.heap.now
-        plane.paths.close(path.number, now)
+        cores.paths.close(path.number, now)
         self._path, self._lost_at = None, math.nan
         self._recorder.world.heap.at(now, self._request)
         self.machine.flush()

@@ -17,8 +17,9 @@ from overlay.dht.events import DhtEvent
 from overlay.dht.inspection import DhtInspection
 from overlay.dht.messages import Contact
 from overlay.identity import LocalIdentity
+from overlay.node.node_cores import NodeCores
 from sims.world.participants.carriers import RawDatagram
-from sims.world.participants.plane import PlaneSink, SimulatedPlane, build_plane
+from sims.world.participants.full_node import build_full_node
 
 if TYPE_CHECKING:
     from sims.world.participants.world import World
@@ -38,6 +39,7 @@ class Machine:
         "_free_at",
         "_wake",
         "contact",
+        "cores",
         "descriptor",
         "dht",
         "endpoint",
@@ -46,7 +48,6 @@ class Machine:
         "index",
         "is_client",
         "number",
-        "plane",
         "remembered",
         "sessions",
         "signed",
@@ -68,7 +69,7 @@ class Machine:
         self.is_client = False
         """Whether its node fills a topology table and opens paths."""
         self.dht: Dht | None = None
-        self.plane: SimulatedPlane | None = None
+        self.cores: NodeCores | None = None
         self.signed: deque[bytes] = deque(maxlen=_SIGNED_KEPT)
         self.descriptor: MixDescriptor | None = None
         self.remembered: tuple[Contact, ...] = ()
@@ -111,7 +112,7 @@ class Machine:
             spread = contacts[:: -(-len(contacts) // MAX_REMEMBERED) or 1]  # of every bucket some
             self.remembered = tuple(spread) or self.remembered
             self.dht.close(self.world.heap.now)
-        self.dht = self.plane = None
+        self.dht = self.cores = None
         self._wake = math.inf
 
     def arrived(self, item: tuple[bytes, Endpoint]) -> None:
@@ -123,8 +124,8 @@ class Machine:
         if isinstance(payload, RawDatagram):
             if not self.honest and self.world.denies(self.node_id):
                 return
-            plane = self.full_plane()
-            if plane is not None and not plane.receive(
+            cores = self.all_cores()
+            if cores is not None and not cores.receive(
                 ((payload.data, item[1]),), self.world.heap.now
             ):
                 return
@@ -132,11 +133,12 @@ class Machine:
             dht.receive((item,), self.world.heap.now)
         self.flush()
 
-    def full_plane(self) -> SimulatedPlane | None:
-        """Return the cores, which are built at the first call; None while switched off."""
-        if self.plane is None and self.dht is not None:
+    def all_cores(self) -> NodeCores | None:
+        """Return all cores, which are built at the first call; None while switched off."""
+        if self.cores is None and self.dht is not None:
             world = self.world
-            self.plane = build_plane(
+            # The name of the stream selects its numbers: another one would change all digests.
+            self.cores = build_full_node(
                 self.dht,
                 self.identity,
                 self.endpoint,
@@ -144,11 +146,10 @@ class Machine:
                 settings=world.settings,
                 exits=world.is_exit(self),
                 rng=world.streams.stream("plane", self.index, self.sessions),
-                sink=PlaneSink(self._send),
-                send_dht=self._send,
-                on_dht_event=self._tell,
+                send=self._send,
             )
-        return self.plane
+            self.cores.observe_dht(self._tell)
+        return self.cores
 
     def flush(self) -> None:
         """Send the datagrams of the core, report its events, and schedule its next deadline."""
@@ -157,11 +158,11 @@ class Machine:
             return
         world = self.world
         now = world.heap.now
-        plane = self.plane
-        if plane is not None:
-            plane.settle(now)
+        cores = self.cores
+        if cores is not None:
+            cores.settle(now)
             world.on_settled(self)
-            deadline = plane.next_deadline()
+            deadline = cores.next_deadline()
         else:
             for event in dht.events():
                 world.on_event(self, event)
@@ -172,7 +173,7 @@ class Machine:
             self._wake = deadline
             world.heap.at(deadline, self._awake, self.sessions, deadline)
 
-    def _tell(self, event: DhtEvent) -> None:
+    def _tell(self, event: DhtEvent, _now: float) -> None:
         self.world.on_event(self, event)
 
     def _send(self, datagram: bytes, to: Endpoint) -> None:
@@ -188,9 +189,9 @@ class Machine:
         if dht is None or session != self.sessions or deadline != self._wake:
             return  # this deadline is of an earlier session, or it was replaced
         now = self.world.heap.now
-        core = self.plane or dht
+        core = self.cores or dht
         due = core.next_deadline()
-        if now < due < math.inf and self.plane is None:
+        if now < due < math.inf and self.cores is None:
             # Most answers arrive in time, and then there is nothing to do at the deadline.
             self._wake = due
             self.world.heap.at(due, self._awake, session, due)

@@ -19,6 +19,7 @@ from overlay.dht.core import Dht
 from overlay.dht.descriptor import RESIGN_INTERVAL_S, MixDescriptor
 from overlay.dht.envelope import Envelopes
 from overlay.dht.events import DhtEvent
+from overlay.dht.inspection import DhtInspection
 from overlay.dht.messages import Contact
 from overlay.dht.settings import DhtSettings
 from overlay.identity import LocalIdentity
@@ -236,16 +237,18 @@ def own_core(
     """
     if crawls is None:
         crawls = machine.is_client or world.everybody_crawls
-    return Dht(
+    dht = Dht(
         machine.identity,
         network_id=NETWORK_ID,
         settings=world.settings,
         rng=world.streams.stream("core", machine.index, machine.sessions),
         endpoints=(machine.endpoint,),
         envelopes=envelopes or world.carrier.envelopes(machine.identity, NETWORK_ID),
-        crawls=crawls,
         verify_record=world.verifier,
     )
+    if not crawls:
+        DhtInspection(dht).disable_crawls()
+    return dht
 
 
 def _never(_node_id: NodeId) -> bool:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overlay.addresses import Endpoint, NodeId
+from overlay.dht.inspection import LookupInspection
 from overlay.dht.lookup import Lookup
 from overlay.dht.messages import Contact, Contacts, Pong
 from overlay.dht.routing import distance
@@ -354,7 +355,7 @@ def test_a_long_walk_does_not_forget_the_node_that_it_has_just_found():
         lookup.answered(query, Contacts((following,)), NOW)
     (query,) = lookup.queries(0.0)
     assert query.contact == hops[-1]
-    assert lookup.hops_to(hops[-1].node_id) == 13
+    assert LookupInspection(lookup).hops_to(hops[-1].node_id) == 13
 
 
 class LookingThroughAll(Lookup):
@@ -363,7 +364,7 @@ class LookingThroughAll(Lookup):
     def _next(self, path):
         living = 0
         for _, candidate in path.order:
-            ask = self._latest.get(candidate.node_id)
+            ask = self.latest.get(candidate.node_id)
             if ask is None or ask.state.value in ("failed", "slow"):
                 contact = self._unused(path, candidate)
                 if contact is not None:

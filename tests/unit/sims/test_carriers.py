@@ -31,6 +31,7 @@ def test_a_request_has_the_size_and_kind_of_its_encoding(request_, responder, co
         for envelopes in both(ALICE)
     ]
     assert ValueCarrier().measure(value) == EncodedCarrier().measure(encoded)
+    assert len(value) == len(encoded)
 
 
 @pytest.mark.parametrize("reply", REPLIES, ids=lambda r: type(r).__name__)
@@ -51,6 +52,7 @@ def test_a_reply_has_the_size_kind_and_content_of_its_encoding(reply):
 def test_a_challenge_has_its_size_and_kind():
     encoded, value = [envelopes.challenge(bytes(12), bytes(16)) for envelopes in both(ALICE)]
     assert ValueCarrier().measure(value) == EncodedCarrier().measure(encoded)
+    assert len(value) == len(encoded)
     assert isinstance(Envelopes(ALICE, "net").parse(encoded), Challenge)
 
 

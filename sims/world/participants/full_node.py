@@ -1,8 +1,10 @@
-"""Run all cores of a node on a simulated machine, if circuits are simulated.
+"""Build all cores of a node on a simulated machine, if circuits are simulated.
 
 Link handshakes, onion signalling and packets of circuits are real bytes with real cryptography,
 and they pass the product's userspace ESP engine. DHT messages use the carrier of the simulation.
 The cores of a relay are built when the first datagram for it arrives.
+
+Reasons: docs/decisions/0064.
 """
 
 from __future__ import annotations
@@ -11,58 +13,26 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 from overlay.addresses import Endpoint, InnerAddress, IpNetwork
 from overlay.apm.settings import ApmSettings
 from overlay.config import Configuration
 from overlay.demultiplexer import Channel, frame
 from overlay.dht.core import Dht
-from overlay.dht.events import DhtEvent
 from overlay.dht.settings import DhtSettings
 from overlay.identity import LocalIdentity
 from overlay.ipsec.userspace.engine import UserspaceEngine
 from overlay.node.assembly import Surroundings, build_cores
+from overlay.node.channel_sender import ChannelDatagram
 from overlay.node.node_cores import NodeCores
-from overlay.node.shells.packet_transport import DatagramSink
 from sims.world.participants.carriers import RawDatagram
 
-__all__ = [
-    "NoKillSwitch",
-    "PlaneSink",
-    "SimulatedPlane",
-    "build_plane",
-]
+__all__ = ["NoKillSwitch", "SimulatedPort", "SimulatedSender", "build_full_node"]
 
-SendDht = Callable[[bytes, Endpoint], None]
-OnDhtEvent = Callable[[DhtEvent], None]
-
-
-class SimulatedPlane(NodeCores):
-    """The cores of a node, whose DHT messages leave through the simulation's carrier."""
-
-    def __init__(self, *, send_dht: SendDht, on_dht_event: OnDhtEvent, **cores: Any) -> None:  # noqa: ANN401 - the parent's
-        super().__init__(**cores)
-        self._send_dht = send_dht
-        self._on_dht_event = on_dht_event
-
-    def _dht_event(self, event: DhtEvent, now: float) -> None:
-        super()._dht_event(event, now)
-        self._on_dht_event(event)
-
-    def _send(self, now: float) -> bool:
-        packets = self.circuits.packets_to_send(now)
-        if packets:
-            self.datapath.send(packets, now)
-        handshakes = self.links.datagrams_to_send(now)
-        if handshakes:
-            self._network.send_batch([(frame(Channel.LINK, data), to) for data, to in handshakes])
-        messages = self.dht.datagrams_to_send(now)
-        for datagram, to in messages:
-            self._send_dht(datagram, to)
-        return bool(packets or handshakes or messages)
+Send = Callable[[bytes, Endpoint], None]
+"""Sends one datagram of a machine, in the form of the simulated network."""
 
 
 class NoKillSwitch:
@@ -85,7 +55,7 @@ class NoKillSwitch:
         """Do nothing, because nothing was protected."""
 
 
-def build_plane(
+def build_full_node(
     dht: Dht,
     identity: LocalIdentity,
     endpoint: Endpoint,
@@ -94,11 +64,9 @@ def build_plane(
     settings: DhtSettings,
     exits: bool,
     rng: Random,
-    sink: DatagramSink,
-    send_dht: SendDht,
-    on_dht_event: OnDhtEvent,
-) -> SimulatedPlane:
-    """Connect the product's cores to a running DHT core."""
+    send: Send,
+) -> NodeCores:
+    """Connect the product's cores to a running DHT core; ``send`` gets all datagrams."""
     given = _CONFIGURATION
     configuration = replace(
         given,
@@ -106,24 +74,22 @@ def build_plane(
         roles=replace(given.roles, exit=exits),
         dht=settings,
     )
-    plane = build_cores(
+    return build_cores(
         configuration,
         identity,
         Surroundings(
-            network=sink,
+            network=SimulatedPort(send),
             kill_switch=NoKillSwitch(),
             local_address=lambda _peer: endpoint,
             local_addresses=frozenset,
             forget_inner_addresses=_forget,
+            control=SimulatedSender(send),
         ),
         engine=UserspaceEngine(rng=rng),
         endpoints=(endpoint,),
         rng=rng,
         dht=dht,
-        make=partial(SimulatedPlane, send_dht=send_dht, on_dht_event=on_dht_event),
     )
-    assert isinstance(plane, SimulatedPlane)  # what ``make`` made
-    return plane
 
 
 _CONFIGURATION: Final = Configuration(apm=ApmSettings(standby=False, watch_interval_s=1.0))
@@ -135,19 +101,43 @@ def _forget(_addresses: Iterable[InnerAddress]) -> None:
     """Do nothing, because no connections are tracked."""
 
 
-class PlaneSink:
-    """Sends the datagrams of a node's cores to the simulated network."""
+class SimulatedPort:
+    """The UDP port of a machine: it sends packets of circuits to the simulated network."""
 
-    __slots__ = ("_send",)
+    __slots__ = ("_send_one",)
 
-    def __init__(self, send: SendDht) -> None:
-        self._send = send
+    def __init__(self, send: Send) -> None:
+        self._send_one = send
 
     def send_batch(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
         """Send without waiting."""
         for data, to in batch:
-            self._send(RawDatagram(bytes(data)).as_payload(), to)
+            self._send_one(RawDatagram(bytes(data)).as_payload(), to)
 
     def send_whole(self, batch: Sequence[tuple[bytes, Endpoint]]) -> None:
         """Send as :meth:`send_batch` does: the simulated network fragments nothing."""
         self.send_batch(batch)
+
+
+class SimulatedSender:
+    """Sends the datagrams of links and of the DHT to the simulated network."""
+
+    __slots__ = ("_send_one",)
+
+    def __init__(self, send: Send) -> None:
+        self._send_one = send
+
+    def send(self, batch: Sequence[ChannelDatagram]) -> None:
+        """Send DHT messages in the form of the carrier, and others as bytes with a frame."""
+        for channel, payload, to in batch:
+            if channel is Channel.DHT:
+                self._send_one(payload, to)
+            else:
+                self._send_one(RawDatagram(frame(channel, payload)).as_payload(), to)
+
+    def send_whole(self, batch: Sequence[ChannelDatagram]) -> None:
+        """Send as :meth:`send` does: the simulated network fragments nothing."""
+        self.send(batch)
+
+    def send_apart(self, datagram: ChannelDatagram) -> None:
+        """Send nothing: no simulated node is behind a NAT, so nothing follows from such tests."""
