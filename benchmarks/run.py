@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("datapath", "circuit_setup", "garbage", "kernel", "simulator")
+BENCHMARKS = ("datapath", "circuit_setup", "circuit_traffic", "garbage", "kernel", "simulator")
 RESULT = HERE.parent / "build" / "bench.json"
 
 

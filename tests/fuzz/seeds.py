@@ -259,6 +259,20 @@ def _esp() -> list[bytes]:
     return [*plain, bytes.fromhex("0000070000000001") + bytes(40), b"\xff", bytes(4)]
 
 
+def _super() -> list[bytes]:
+    """Return frames of a device with offload, and packets of several segments."""
+    segments = struct.pack(">HHIIBBHHH", 80, 4000, 1, 1, 0x50, 0x10, 64, 0, 0) + bytes(1200)
+    head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(segments), 0, 0x4000, 64, 6, 0)
+    ipv4 = head + bytes((100, 64, 0, 7, 198, 51, 100, 9)) + segments
+    ipv6 = struct.pack(">IHBB", 0x60000000, len(segments), 6, 64) + bytes(32) + segments
+    frames = [
+        struct.pack("=BBHHHH", 1, kind, 40, size, 20, 16) + packet
+        for kind, packet in ((0, ipv4), (1, ipv4), (4, ipv6), (5, _inner()[4]))
+        for size in (536, 100)
+    ]
+    return [ipv4, ipv6, *frames]
+
+
 PATH: Final = {
     "number": 1,
     "destination": "192.0.2.7/32",
@@ -312,6 +326,7 @@ def _valid() -> dict[str, list[bytes]]:
         "signalling": [_joined([each]) for each in _packets() + _onion_packets()],
         "esp_packet": _esp(),
         "inner_packet": _inner(),
+        "super_packet": _super(),
         "control_socket": _lines(),
     }
 

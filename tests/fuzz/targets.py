@@ -65,6 +65,11 @@ from overlay.link.handshake import GEOMETRY, InitiationPayload, ResponsePayload,
 from overlay.link.links import Links
 from overlay.link.security import LinkSecurity
 from overlay.link.settings import LinkSettings
+from overlay.offload.identification import Identifications
+from overlay.offload.joining import joined
+from overlay.offload.super_packets import cut_all
+from overlay.offload.virtio import HEADER_BYTES, described, received
+from overlay.sensitive import SecretBytes
 from overlay.wire import unpack_bounded
 
 __all__ = ["ALICE", "BOB", "DESCRIPTOR_LABEL", "HERE", "NETWORK", "ONION_KEY", "TARGETS", "Target"]
@@ -322,6 +327,25 @@ def inner_packet(data: bytes) -> None:
     assert rules.at_exit(left) in ([], left)
     assert rules.at_exit([data]) in ([], [data])
     packet_too_big(data, 576)
+
+
+@_target
+def super_packet(data: bytes) -> None:
+    """A frame of a device with offload, and packets of a circuit before they are joined."""
+    for packet in received(memoryview(data), 576):
+        assert packet in data or len(packet) <= len(data)
+    for segment_bytes in (60, 576, len(data)):
+        cut_all([data], segment_bytes)
+        written = b"".join(described(data, segment_bytes)) if data else b""
+        assert len(written) == (len(data) + HEADER_BYTES if data else 0)
+    length = packet_length(data, len(data))
+    if length:
+        packets = [data[:length], data[length:], data[:length]]
+        packets = [each for each in packets if packet_length(each, len(each)) == len(each) > 0]
+        for segment_bytes in (60, 576, length):
+            whole = joined(packets, segment_bytes)
+            assert sum(map(len, whole)) <= sum(map(len, packets))
+            assert len(Identifications(SecretBytes(bytes(16)), 576).chosen(whole)) == len(whole)
 
 
 # --- the user's programs ---
