@@ -116,7 +116,7 @@ class Overlay:
         """Open a circuit over the first ``hops`` nodes; return its inner address.
 
         Raises:
-            LabError: it could not be had.
+            LabError: it could not be opened.
         """
         source = self.nodes[0]
         path = MixPath(tuple(node.descriptor for node in self.nodes[1 : hops + 1]))

@@ -45,7 +45,7 @@ class InnerAddresses:
 
     def __post_init__(self) -> None:
         if self.ipv4 is None and self.ipv6 is None:
-            raise ValueError("a circuit has an inner address of at least one family")
+            raise ValueError("a circuit has an inner address of at least one IP version")
 
     def __iter__(self) -> Iterator[InnerAddress]:
         """Yield the addresses, IPv4 first."""
@@ -86,9 +86,9 @@ def why_unusable(addresses: InnerAddresses, version: int) -> str | None:
         version: IP version of the destination, 4 or 6.
     """
     if addresses.of_version(version) is None:
-        return "The exit gave no inner address of the destination's family."
+        return "The exit lent no inner address of the destination's IP version."
     if not all(is_inner_address(address) for address in addresses):
-        return "The exit gave an inner address that is not one."
+        return "The exit lent an address that cannot be an inner address."
     return None
 
 
@@ -107,7 +107,7 @@ def pool_problem(network: IpNetwork) -> str | None:
 
 
 def wanted_pool(version: int) -> str:
-    """Return which networks can be inner addresses of IP version 4 or 6, for documents."""
+    """Return text that says which networks can have inner addresses of IP version 4 or 6."""
     alike = _listed([each for each in PRIVATE_NETWORKS if each.version == version])
     return f"a prefix from /{_SHORTEST[version]} to /{_LONGEST[version]} in {alike}"
 
@@ -199,7 +199,7 @@ class InnerAddressPool:
 
     def _draw(self, network: IpNetwork | None, taken: Callable[[bytes], bool]) -> InnerAddress:
         if network is None:
-            raise LimitReached("this exit has no inner addresses of that family")
+            raise LimitReached("this exit has no inner addresses of that IP version")
         for _ in range(_DRAWS):
             # Exclude the first and the last address: network, broadcast or anycast address.
             offset = self._rng.randrange(1, network.num_addresses - 1)

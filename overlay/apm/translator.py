@@ -97,11 +97,11 @@ def translate_inner(
     """Return what the confirmation adds at the source: policies for data, and the inner address.
 
     Raises:
-        ValueError: there is no inner address of the destination's family.
+        ValueError: there is no inner address of the destination's IP version.
     """
     inner = inner_addresses.of_version(destination.version)
     if inner is None:
-        raise ValueError("the circuit has no inner address of the destination's family")
+        raise ValueError("the circuit has no inner address of the destination's IP version")
     own = Prefix.host(inner)
     target = Prefix(destination.network_address.packed, destination.prefixlen)
     return IpsecConfiguration(

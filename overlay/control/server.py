@@ -216,7 +216,7 @@ class _Connection:
 def _late(request: Request) -> str:
     if isinstance(request, OpenPathsRequest):
         return (
-            f"the node did not open it within {REQUEST_TIMEOUT_S:.0f} seconds and goes on trying; "
+            f"the node did not open it within {REQUEST_TIMEOUT_S:.0f} seconds and tries again; "
             'its packets stay blocked meanwhile. See "overlay path list", or close it with '
             '"overlay path close".'
         )

@@ -88,7 +88,7 @@ def check_own_cost(identity: LocalIdentity, cost_bits: int) -> None:
     if not meets_cost(identity.identity_key, cost_bits):
         raise ConfigurationError(
             f"[dht] identity_cost_bits asks for {cost_bits}, but this node's identity costs "
-            f"{identity_cost_bits(identity.identity_key)}: move the key file away and search "
+            f"{identity_cost_bits(identity.identity_key)}; move the key file away and search "
             f'for another with "overlay init --force --identity-cost-bits {cost_bits}", which '
-            "writes the configuration anew."
+            "writes a new configuration."
         )

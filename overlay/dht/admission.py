@@ -79,10 +79,10 @@ def origin(host: str, port: int, allow_private: bool) -> Endpoint | None:
 
 @lru_cache(maxsize=32_768)
 def source_group(endpoint: Endpoint, *, limit_private: bool) -> bytes:
-    """Return what counts as one source: the /24 of an IPv4 or the /48 of an IPv6 endpoint.
+    """Return the prefix that counts as one source: /24 of an IPv4, /48 of an IPv6 endpoint.
 
-    Unless ``limit_private``, a private endpoint is a source of its own, so that a
-    laboratory on one machine is not taken for an attacker.
+    Unless ``limit_private``, each private endpoint counts separately. Otherwise a laboratory on
+    one machine would reach the limits for attackers.
     """
     packed = endpoint.packed
     if not limit_private and forbidden_packed(packed) is not None:
@@ -100,7 +100,7 @@ def prefix_of(endpoint: Endpoint) -> bytes:
 def budget_groups(endpoint: Endpoint, *, limit_private: bool) -> Groups:
     """Return the groups whose shares of CPU time a request of an endpoint uses.
 
-    A private endpoint is alone unless ``limit_private``, as in :func:`source_group`.
+    A private endpoint counts separately unless ``limit_private``, as in :func:`source_group`.
     """
     source = source_group(endpoint, limit_private=limit_private)
     if len(source) > len(endpoint.packed):

@@ -1,14 +1,15 @@
-"""Asks the configured bootstrap endpoints again while this node is in the overlay.
+"""Decide when this node pings its bootstrap endpoints again while it is in the overlay.
 
-A bootstrap node that is installed anew has another key at the same address and knows no other
-node. Nodes that had joined through it would never speak to it again, and those that join through
-it later would form an overlay of their own. So the endpoints are asked again, without a node id::
+A bootstrap node that is installed again has another key at the same address, and knows no other
+node. Nodes that had joined through it would never contact it again. Nodes that join through it
+later would form a second overlay. So the endpoints are pinged again, without a node id::
 
     answered by the same node as before    -> pauses from 1 minute, doubling up to 10 minutes
-    answered by another node               -> it becomes a contact, and hears of the overlay
-    silent                                 -> pauses from 1 s, doubling up to 1 minute
+    answered by another node               -> it becomes a contact, and learns of the overlay
+    no answer                              -> pauses from 1 s, doubling up to 1 minute
 
-A failed call to a contact at such an endpoint asks at once, because its node may have changed.
+If a call to a contact at such an endpoint fails, it is pinged at once, because its node may have
+changed.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class _Watched:
 
 
 class BootstrapWatch:
-    """When to ask each bootstrap endpoint again; as many as the configuration lists."""
+    """Times of the next ping of each bootstrap endpoint in the configuration."""
 
     def __init__(self, settings: DhtSettings, rng: Random) -> None:
         self._settings = settings
@@ -45,25 +46,25 @@ class BootstrapWatch:
         self._active = False
 
     def add(self, endpoints: Iterable[Endpoint]) -> None:
-        """Watch these endpoints, too."""
+        """Add endpoints."""
         for endpoint in endpoints:
             self._watched.setdefault(endpoint, _Watched(self._settings.bootstrap_retry_max_s))
 
     def begin(self, now: float) -> None:
-        """Ask from now on: this node has joined, perhaps through some of the endpoints alone."""
+        """Begin pings, because this node has joined, perhaps through only some of the endpoints."""
         self._active = True
         for watched in self._watched.values():
             watched.pause_s = self._settings.bootstrap_retry_s
             watched.due = now + self._jittered(watched.pause_s)
 
     def end(self) -> None:
-        """Ask no more: this node joins anew, or leaves."""
+        """End pings, because this node joins again or leaves."""
         self._active = False
         for watched in self._watched.values():
             watched.due = math.inf
 
     def hasten(self, endpoint: Endpoint, now: float) -> None:
-        """Ask an endpoint at once whose node did not answer a call."""
+        """Let an endpoint be pinged at once, because its node did not answer a call."""
         watched = self._watched.get(endpoint)
         if watched is not None and watched.due != math.inf:
             watched.due = now
@@ -73,7 +74,10 @@ class BootstrapWatch:
         return min((each.due for each in self._watched.values()), default=math.inf)
 
     def due(self, now: float, own: Collection[Endpoint]) -> list[Endpoint]:
-        """Return the endpoints to ask now, never ``own`` ones; each waits for its answer."""
+        """Return the endpoints to ping now, except ``own`` ones.
+
+        Each is due again only after :meth:`answered` or :meth:`silent`.
+        """
         found = []
         for endpoint, watched in self._watched.items():
             if watched.due <= now:
@@ -83,7 +87,7 @@ class BootstrapWatch:
         return found
 
     def answered(self, endpoint: Endpoint, node_id: NodeId, now: float) -> None:
-        """Learn which node answered at an endpoint."""
+        """Note which node answered at an endpoint."""
         watched = self._watched[endpoint]
         least = self._settings.bootstrap_retry_max_s
         longer = min(max(2 * watched.pause_s, least), max(_QUIET_S, least))
@@ -92,7 +96,7 @@ class BootstrapWatch:
         self._schedule(watched, now)
 
     def silent(self, endpoint: Endpoint, now: float) -> None:
-        """Learn that no node answered at an endpoint."""
+        """Note that no node answered at an endpoint."""
         watched = self._watched[endpoint]
         first, most = self._settings.bootstrap_retry_s, self._settings.bootstrap_retry_max_s
         watched.pause_s = first if watched.pause_s > most else min(2 * watched.pause_s, most)

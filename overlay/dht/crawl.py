@@ -236,13 +236,14 @@ class Crawl:
     def _enqueue(self, contact: Contact) -> None:
         group = self._group(contact)
         if not self._reaches(contact.endpoint):
-            self._silent.append(contact.node_id)  # nodes that have that IP version hold its record
+            self._silent.append(contact.node_id)  # nodes of that IP version store its record
             return
         if (
             self._subnets[group] >= self._settings.crawl_prefix_limit
             or self._endpoints[contact.endpoint] >= _MAX_IDS_PER_ENDPOINT
         ):
-            # Perhaps inventions of a liar, made to crowd out who lives there: ask the holders.
+            # A hostile node may have invented these ids to exclude the honest node at this endpoint
+            # or subnet. So the nodes that store the record are asked instead.
             self._silent.append(contact.node_id)
             return
         self._subnets[group] += 1

@@ -151,7 +151,7 @@ class MixDescriptor:
         return overlay_address_of(self.identity_key)
 
     def onion_key(self, suite: int) -> bytes | None:
-        """Return the public key for an onion suite, or None if the node does not speak it."""
+        """Return the public key for an onion suite, or None if the node does not support it."""
         for key in self.onion_keys:
             if key.suite == suite:
                 return key.public

@@ -1,6 +1,6 @@
-"""The signed datagram around every DHT message.
+"""Encode, sign, parse and verify the datagram around every DHT message.
 
-Three layouts, each one canonical msgpack array of at most 1,200 bytes::
+There are three layouts. Each is one canonical msgpack array of at most 1,200 bytes::
 
     request    [version, network tag (8), kind, request id (12), responder id (0|20),
                 sent-to address (4|16), sent-to port, cookie (0|16), identity key (32),
@@ -9,13 +9,13 @@ Three layouts, each one canonical msgpack array of at most 1,200 bytes::
                 body, signature (64)]
     challenge  [version, network tag (8), 0, request id (12), cookie (16)]
 
-A request's signature covers the responder and the address it was sent to, so that nobody
-can pass it on; a reply's covers the hash of the whole request, so it answers that one
-request, sent to that one node at that one address. A challenge is not signed: it is sent
-before any signature is looked at, and it grants nothing but a cookie.
+A request's signature covers the responder and the address to which it was sent. So another node
+cannot use it again elsewhere. A reply's signature covers the hash of the whole request, so it
+answers only that request, sent to that node at that address. A challenge is not signed. It is sent
+before any signature is verified, and grants only a cookie.
 
-The network tag is a hash, of fixed size whatever the network's name; the signatures cover
-the name itself.
+The network tag is a hash, so that it has a fixed size. The signatures cover the network's name
+itself.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _TAG_HEADER: Final = slice(2, 4)
 _EIGHT_BYTES: Final = b"\xc4\x08"
 _TAG: Final = slice(4, 4 + NETWORK_TAG_BYTES)
 REQUEST_ID_AT: Final = 15
-"""Where the request id lies in each datagram."""
+"""Offset of the request id in each datagram."""
 
 _REQUEST_ID: Final = slice(REQUEST_ID_AT, REQUEST_ID_AT + REQUEST_ID_BYTES)
 _KIND_AT: Final = 4 + NETWORK_TAG_BYTES
@@ -108,7 +108,7 @@ class OtherNetwork(Malformed):
 
 
 class BareRequest(NamedTuple):
-    """What a challenge needs of a request without a cookie; the rest has not been parsed."""
+    """The fields of a request without a cookie that a challenge needs; the rest is not parsed."""
 
     request_id: bytes
     identity_key: bytes
@@ -116,7 +116,7 @@ class BareRequest(NamedTuple):
 
 @dataclass(slots=True)  # not frozen, which would triple the time to make one
 class UnverifiedRequest:
-    """A request whose form is right and whose signature nobody has checked."""
+    """A request with a valid form, whose signature is not verified yet."""
 
     request_id: bytes
     responder: NodeId | None
@@ -142,7 +142,7 @@ class UnverifiedRequest:
 
 @dataclass(slots=True)  # not frozen, which would triple the time to make one
 class UnverifiedReply:
-    """A reply that nobody has matched with a request; its body is not even parsed."""
+    """A reply that is not matched with a request yet, and whose body is not parsed yet."""
 
     kind: MessageKind
     request_id: bytes
@@ -234,15 +234,15 @@ class Envelopes:
 
     def challenge(self, request_id: bytes, cookie: bytes) -> bytes:
         """Return the 45 bytes that a request without a valid cookie gets."""
-        # Written by hand, because msgpack takes ten times as long and a flood asks for many.
+        # Encoded without msgpack, which takes ten times as long, because a flood causes many.
         return b"".join((self._challenge_begins, request_id, _SIXTEEN_BYTES, cookie))
 
     def bare_request(self, datagram: bytes) -> BareRequest | None:
-        """Return what a challenge needs of a request without a cookie, None for anything else.
+        """Return the fields for a challenge of a request without a cookie, None for other data.
 
-        It reads the fixed places and bytes of the canonical encoding, which takes a tenth of the
-        time that :meth:`parse` takes. What follows the identity key may be garbage: a challenge is
-        smaller than any request and grants nothing.
+        It reads the fixed positions and bytes of the canonical encoding, which takes a tenth of the
+        time of :meth:`parse`. The bytes after the identity key may be invalid. This does no harm,
+        because a challenge is smaller than any request and grants only a cookie.
         """
         if (
             len(datagram) < SMALLEST_REQUEST_BYTES
@@ -282,7 +282,7 @@ def parse_datagram(data: bytes, tag: bytes) -> UnverifiedRequest | UnverifiedRep
 def _check_opening(data: bytes, tag: bytes) -> None:
     """Insist on an array that begins with our version and network, before it is unpacked.
 
-    The encoding is canonical, so these are fixed bytes: garbage must cost next to nothing.
+    The encoding is canonical, so these are fixed bytes. So invalid datagrams cost very little.
     """
     if len(data) < _TAG.stop or data[0] not in _OPENINGS or data[_TAG_HEADER] != _EIGHT_BYTES:
         raise Malformed("a DHT datagram is an array that begins with its version and network")
@@ -323,7 +323,7 @@ def _request(kind: MessageKind, fields: list[object], data: bytes) -> Unverified
         case _:
             raise Malformed("a request has eleven fields")
     if isinstance(port, bool) or not 1 <= port <= 65535:
-        raise Malformed("a port lies within 1 and 65535")
+        raise Malformed("a port is between 1 and 65535")
     identity_key = _expect_bytes(key, PUBLIC_KEY_BYTES)
     return UnverifiedRequest(
         request_id=request_id,

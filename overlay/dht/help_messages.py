@@ -1,4 +1,4 @@
-"""Messages by which nodes help each other beside the DHT: probes, and meetings behind one NAT.
+"""Messages for reachability tests, and for meetings of nodes behind one NAT.
 
 ==============  ====  ===========================================  ============
 kind            code  body                                         answer
@@ -45,15 +45,15 @@ PROBE_NONCE_BYTES: Final = 12
 """As long as a request id, because it becomes the request id of the probe."""
 
 MAX_SEALED_BYTES: Final = 320
-"""What a node tells another one behind the same NAT: up to four endpoints, signed and sealed."""
+"""The size of up to four endpoints, signed and encrypted, for another node behind the same NAT."""
 
 
 @dataclass(frozen=True, slots=True)
 class WantProbe:
-    """Let another node probe my endpoint at the address that this request comes from.
+    """Request that another node probes the sender's endpoint at the source address of this request.
 
-    ``record`` is the sender's descriptor, which names the endpoint. The probe is a PING whose
-    request id is ``nonce``. The same request again asks what has come of it.
+    ``record`` is the sender's descriptor, which names the endpoint. The probe is a PING with
+    ``nonce`` as its request id. If the request is repeated, the answer is the state of the probe.
     """
 
     record: bytes
@@ -90,9 +90,9 @@ class SendProbe:
 
 @dataclass(frozen=True, slots=True)
 class Meet:
-    """Tell whether the node ``target`` asks from my address too; keep ``sealed`` for it.
+    """Ask whether the node ``target`` has the sender's outside address too, and leave data for it.
 
-    ``sealed`` is for the target alone; empty if there is nothing to tell yet.
+    Only the target can decrypt ``sealed``. It is empty if there is no data yet.
     """
 
     target: NodeId
@@ -104,12 +104,12 @@ class Meet:
         return MessageKind.MEET
 
     def body(self) -> list[object]:
-        """The target and what is sealed to it."""
+        """The target and the data that is encrypted to it."""
         return [self.target, self.sealed]
 
 
 class ProbeProgress(enum.IntEnum):
-    """What has come of a probe; the number on the wire."""
+    """The state of a probe; its value is the number on the wire."""
 
     REFUSED = 0
     PENDING = 1
@@ -118,7 +118,7 @@ class ProbeProgress(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ProbeState:
-    """Whether the probe was sent, will be sent, or is refused; never why."""
+    """Whether the probe was sent, will be sent, or is refused, without a reason."""
 
     progress: ProbeProgress
 
@@ -198,7 +198,7 @@ def _proof(value: object) -> bytes:
 
 def _port(value: object) -> int:
     if type(value) is not int or not 1 <= value <= 65535:
-        raise Malformed("a port lies within 1 and 65535")
+        raise Malformed("a port is between 1 and 65535")
     return value
 
 

@@ -17,7 +17,7 @@ from overlay.dht.reach import Reach
 __all__ = ["IterativeQueries", "OnFinished"]
 
 OnFinished = Callable[[float], None]
-"""Continues the work of the part that launched a walk, at the time given."""
+"""Called at the end of a lookup or crawl with the time, to continue the work of its owner."""
 
 
 @dataclass(eq=False, slots=True)
@@ -30,9 +30,9 @@ class _Active:
 class IterativeQueries:
     """Drive lookups and crawls through ``calls``.
 
-    ``membership`` hears which contacts answered and which did not. ``acceptance`` removes from
-    replies what this node must not follow. ``events`` receives the descriptors that were found. A
-    query fails at once if this host does not ``reach`` its endpoint.
+    ``membership`` is told which contacts answered and which did not. ``acceptance`` removes
+    contacts and records from replies that this node must not use. ``events`` receives the
+    descriptors that were found. A query fails at once if this host does not ``reach`` its endpoint.
     """
 
     def __init__(
@@ -56,23 +56,26 @@ class IterativeQueries:
         return len(self._active)
 
     def launch(self, walk: IterativeQuery, now: float, on_finished: OnFinished) -> None:
-        """Start a walk; ``on_finished`` is called once, when it is complete or its time is over."""
+        """Start a lookup or crawl.
+
+        ``on_finished`` is called once, when it is complete or its time is over.
+        """
         active = _Active(walk, on_finished)
         self._active.append(active)
         self._note_next()
         self._advance(active, now)
 
     def cancel_all(self) -> None:
-        """Forget every walk without calling ``on_finished``."""
+        """Remove every lookup and crawl without calling ``on_finished``."""
         self._active.clear()
         self._note_next()
 
     def next_deadline(self) -> float:
-        """Return the end of time of the walk that ends first."""
+        """Return the time at which the first lookup or crawl must end."""
         return self._next
 
     def handle_deadline(self, now: float) -> None:
-        """End the walks whose time is over."""
+        """End the lookups and crawls whose time is over."""
         for active in [one for one in self._active if one.walk.next_deadline() <= now]:
             self._advance(active, now)
 

@@ -1,6 +1,6 @@
 """The bodies of DHT requests and replies: typed values and strict parsers.
 
-A body is a msgpack array whose layout its kind fixes:
+A body is a msgpack array. Its kind determines the layout:
 
 ==============  ====  =========================  =====================================
 kind            code  body                       answer
@@ -19,9 +19,9 @@ LEFT            15    []
 
 Kinds 6 to 8, 16 and 17 are in ``overlay.dht.help_messages``.
 
-A contact is one byte string, ``address (4 or 16) | port (2) | identity key (32)``. Its
-NodeId is not sent: the receiver hashes the key, so nobody can invent an id close to a
-target without paying for it.
+A contact is one byte string, ``address (4 or 16) | port (2) | identity key (32)``. Its NodeId is
+not sent. The receiver computes it as a hash of the key. So a node must search for a key if it wants
+an id close to a target.
 """
 
 from __future__ import annotations

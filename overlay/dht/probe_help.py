@@ -1,4 +1,4 @@
-"""This node's help with the reachability tests of others: it passes requests on, or it probes.
+"""Help with the reachability tests of other nodes: forward requests for a probe, or send it.
 
 ::
 
@@ -6,13 +6,13 @@
         ^                                                       │
         └────────── PING from a port that is used once ─────────┘
 
-The third node sends, because the tested node has contacted the asked one: its NAT or packet
-filter lets packets from there pass, and some let them pass from each port of that address.
+The third node sends, because the tested node has sent to the asked one. So the NAT or packet filter
+of the tested node lets packets from the asked node pass, sometimes from each port of its address.
 
-An attacker cannot use it against other hosts. The asked node passes a request on only for the
+An attacker cannot use this against other hosts. The asked node forwards a request only for the
 address that the request came from, which a cookie has proved. The third node sends two small
-datagrams, together fewer bytes than it received, to an endpoint that the tested node has signed.
-Both count requests by prefix and in total.
+datagrams to an endpoint that the tested node has signed. They have fewer bytes than it received.
+Both nodes limit requests by prefix and in total.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ Contacts = Callable[[int], list[Contact]]
 """Returns live contacts at endpoints of an IP version, in random order."""
 
 _MAX_THIRDS: Final = 3
-"""Third nodes that are asked one after another until one agrees."""
+"""Number of third nodes that are asked, one after another, until one agrees."""
 
 _MAX_KEPT: Final = 512
 _KEPT_S: Final = 60.0
-"""For how long a repeated request gets the state of the first one."""
+"""Time for which a repeated request gets the state of the first one."""
 
 _PREFIX_RATE_PER_S: Final = 1.0
 _PREFIX_BURST: Final = 12
 _TOTAL_RATE_PER_S: Final = 20.0
 _TOTAL_BURST: Final = 60
-"""Requests that are helped. A probe is two datagrams of 220 bytes, so 9 kB/s at most."""
+"""Limits of accepted requests. A probe is two datagrams of 220 bytes, so at most 9 kB/s."""
 
 
 @dataclass(slots=True)
@@ -63,18 +63,18 @@ class _Passed:
 
 
 class ProbeHelp:
-    """Answers WANT_PROBE and SEND_PROBE.
+    """Answer WANT_PROBE and SEND_PROBE.
 
     Args:
-        own_id: this node.
+        own_id: id of this node.
         envelopes: makes the probe.
-        calls: carries requests to third nodes.
-        contacts: third nodes to choose from.
+        calls: sends requests to third nodes.
+        contacts: returns third nodes to choose from.
         verified: returns the verified descriptor in a record of a node, or raises PeerError.
-        sends_to: tells whether this node may and can send to an endpoint.
+        sends_to: returns whether this node may and can send to an endpoint.
         reach: has the endpoints of this node.
-        events: takes a probe that must leave.
-        rng: draws what fills the place of the probe's cookie.
+        events: receives a probe that must be sent.
+        rng: draws the bytes in place of the probe's cookie.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class ProbeHelp:
         self._total = SourceLimiter(_TOTAL_RATE_PER_S, _TOTAL_BURST)
 
     def want(self, request: WantProbe, asker: Contact, now: float) -> ProbeState:
-        """Have another node probe the asker's endpoint; tell how far that has come."""
+        """Have another node probe the sender's endpoint; return the state of the probe."""
         known = self._known(asker, request.nonce)
         if known is not None:
             return ProbeState(known.progress)
@@ -119,7 +119,7 @@ class ProbeHelp:
         return ProbeState(passed.progress)
 
     def send(self, request: SendProbe, asker: Contact, now: float) -> ProbeState:
-        """Probe an endpoint of another node than the asker."""
+        """Probe an endpoint of another node than the sender of the request."""
         if self._known(asker, request.nonce) is not None:
             return ProbeState(ProbeProgress.SENT)
         target = request.endpoint
@@ -136,7 +136,7 @@ class ProbeHelp:
             request_id=request.nonce,
             responder=owner,
             sent_to=target,
-            # Random bytes in a cookie's place put the probe into a receive queue that is less full.
+            # Random bytes in place of a cookie put the probe into a less full receive queue.
             cookie=self._rng.randbytes(COOKIE_BYTES),
         )
         self._events.append(ProbeWanted(probe, target))
@@ -158,7 +158,7 @@ class ProbeHelp:
         self._calls.start(request, third.endpoint, third.node_id, now, answered)
 
     def _thirds(self, asker: Contact) -> list[Contact]:
-        """Return nodes of other prefixes than the asker's and this node's."""
+        """Return nodes of other prefixes than those of the sender and of this node."""
         near = {prefix_of(asker.endpoint)} | {prefix_of(each) for each in self._reach.own}
         return [
             each
@@ -173,7 +173,7 @@ class ProbeHelp:
             return None
 
     def _names(self, record: bytes, owner: NodeId, target: Endpoint, now: float) -> bool:
-        """Tell whether a node has signed that it is at an endpoint."""
+        """Tell whether a node's signed record names an endpoint."""
         try:
             return target in self._verified(record, owner, now).endpoints
         except PeerError:

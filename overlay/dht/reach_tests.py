@@ -1,17 +1,17 @@
-"""Whether other nodes reach the endpoints that this node publishes.
+"""Test whether other nodes reach the endpoints that this node publishes.
 
-One endpoint, tested in rounds::
+Each endpoint is tested in rounds::
 
     UNTESTED ──a probe arrives──> REACHABLE      next round after ``interval_s``
         │                            │
         └──two rounds in a row fail──┴──> UNREACHABLE ──a probe arrives──> REACHABLE
                                              └─ next round after 60 s, then after twice as long
 
-A round asks three nodes of different prefixes, each of which lets a third node send the probe
-(``overlay.dht.probe_help``). It fails if all three say that their probe was sent and none
-arrives. So a few nodes that lie cannot make an honest node believe that it is unreachable: all
-six asked nodes, or the third nodes that they choose, would have to lie. All other
-outcomes (too few nodes, refusals, no answer, overload) show nothing, and the state stays as it is.
+A round asks three nodes of different prefixes. Each has a third node send the probe
+(``overlay.dht.probe_help``). A round fails if all three answer that their probe was sent and no
+probe arrives. So a few hostile nodes cannot make a node seem unreachable. All six asked nodes, or
+the third nodes that they choose, would have to be hostile. Other outcomes (too few nodes, refusals,
+no answer, overload) show nothing, and the state stays as it is.
 
 Reasons: docs/decisions/0055.
 """
@@ -40,17 +40,17 @@ from overlay.errors import NotAuthentic
 __all__ = ["ASKED", "ReachTests"]
 
 ASKED: Final = 3
-"""Nodes of different prefixes whose probes must all be missing for a round to fail."""
+"""Number of asked nodes, of different prefixes; a round fails if all their probes are missing."""
 
 _FAILED_ROUNDS: Final = 2
-"""Rounds that must fail in a row: 30 % loss loses all six probes, of two copies each, with a
-probability of 5e-7."""
+"""Number of rounds that must fail in a row. At a loss of 30 %, all six probes of two copies each
+are lost with a probability of 5e-7."""
 
 _FIRST_S: Final = 2.0
-"""After an endpoint is known, so that the node has joined and some contacts have answered."""
+"""Wait before the first test, so that the node has joined and some contacts have answered."""
 
 _AGAIN_S: Final = 3.0
-"""Between a failed round and the one that confirms it."""
+"""Wait between a failed round and the one that confirms it."""
 
 _INCONCLUSIVE_S: Final = 5.0
 """The first pause after a round that showed nothing; it doubles up to the interval."""
@@ -60,15 +60,15 @@ _BACKOFF_S: Final = 60.0
 
 _POLL_S: Final = 0.5
 _MAX_POLLS: Final = 8
-"""Number of times that an asked node is asked for the state of the probe: for four seconds."""
+"""Number of requests for the state of a probe to one node, which take four seconds."""
 
 _GRACE_S: Final = 2.0
-"""How long a probe may travel after the asked node says that it was sent."""
+"""Time for a probe to arrive after the asked node says that it was sent."""
 
 
 @dataclass(slots=True)
 class _AskedNode:
-    """One asked node. ``due`` is when to ask again, or, after ``sent``, to give the probe up."""
+    """One asked node; ``due`` is when to ask again or, after ``sent``, the end of the wait."""
 
     contact: Contact
     nonce: bytes
@@ -105,17 +105,17 @@ class _Test:
 
 
 class ReachTests:
-    """Tests of this node's endpoints; idle until :meth:`follow` names some.
+    """The tests of this node's endpoints; there are none until :meth:`follow` names endpoints.
 
     Args:
-        own_id: this node.
-        network_id: signatures of probes cover it.
-        calls: carries requests.
+        own_id: id of this node.
+        network_id: name of the network, which signatures of probes cover.
+        calls: sends requests.
         rng: draws nonces, and the times of rounds.
-        contacts: nodes to ask.
-        contacted: records where this node sends, while an endpoint is tested.
-        events: takes changes of an endpoint's standing.
-        counts: tells how many requests this node has dropped because it had no time.
+        contacts: returns nodes to ask.
+        contacted: records to which endpoints this node sends, while an endpoint is tested.
+        events: receives changes of an endpoint's state.
+        counts: has the number of requests that this node dropped because it had no time.
     """
 
     def __init__(
@@ -150,13 +150,13 @@ class ReachTests:
         interval_s: float,
         now: float,
     ) -> None:
-        """Test these endpoints from now on, soon for the first time.
+        """Test these endpoints from now on; the first test begins soon.
 
-        One that was tested before keeps its standing until a new round shows another.
+        An endpoint that was tested before keeps its state until a new round shows another one.
 
         Args:
-            endpoints: what this node publishes, at most four.
-            sign: returns a descriptor of this node that names them, signed at the time given.
+            endpoints: the endpoints that this node publishes, at most four.
+            sign: returns a descriptor of this node that names them, signed at the given time.
             interval_s: seconds between two tests of an endpoint that is reachable.
             now: Unix seconds.
         """
@@ -177,17 +177,18 @@ class ReachTests:
         self._contacted.active = False
 
     def standings(self) -> dict[Endpoint, Standing]:
-        """Return what is known of each endpoint."""
+        """Return the result of the tests for each endpoint."""
         return {endpoint: test.standing for endpoint, test in self._tests.items()}
 
     def sent_to(self, endpoint: Endpoint, now: float) -> None:
-        """Take note that this node sends to an endpoint otherwise than through its outbox."""
+        """Note that this node sends to an endpoint in another way than by its outbox."""
         self._contacted.note(endpoint, now)
 
     def arrived(self, request: UnverifiedRequest, source: Endpoint, now: float) -> bool:
-        """Take a request if it is a probe of ours; tell whether it was one.
+        """Process a request if it is a probe of a test here; return whether it was one.
 
-        It is not answered, so that no packet filter learns of its source.
+        A probe is not answered. An answer would let later datagrams of its source pass a packet
+        filter.
         """
         if not isinstance(request.request, Ping):
             return False
@@ -202,7 +203,7 @@ class ReachTests:
         self, test: _Test, ask: _AskedNode, request: UnverifiedRequest, source: Endpoint, now: float
     ) -> None:
         if source.packed == ask.contact.endpoint.packed:
-            return  # its packets pass in any case
+            return  # a filter lets its datagrams pass, because this node sent to it
         if self._contacted.holds_endpoint(source, now) or request.responder != self._own_id:
             return
         try:
@@ -210,15 +211,15 @@ class ReachTests:
         except NotAuthentic:
             return
         if self._contacted.holds_address(source, now) and not self._knows_few_others(test, now):
-            # A filter that looks at addresses alone lets this pass. Another node may tell more.
+            # A filter that compares only addresses lets this pass, so another node is asked.
             self._give_up(test, ask, now)
         else:
             self._succeeded(test, now)
 
     def _knows_few_others(self, test: _Test, now: float) -> bool:
-        """Tell whether this node has sent to most of its contacts lately, as in a small overlay.
+        """Tell whether this node has recently sent to most of its contacts, as in a small overlay.
 
-        Then no node is left from whose address a probe would be a valid test.
+        Then no contact is left from which a probe would be a valid test.
         """
         known = self._contacts(version_of(test.endpoint))
         recent = sum(self._contacted.holds_address(each.endpoint, now) for each in known)
@@ -229,7 +230,7 @@ class ReachTests:
         return min(map(_due, self._tests.values()), default=math.inf)
 
     def handle_deadline(self, now: float) -> None:
-        """Begin rounds, ask again and give up, as far as due."""
+        """Begin rounds, repeat requests and end waits that are due."""
         for test in self._tests.values():
             if _due(test) > now:
                 continue
@@ -286,7 +287,7 @@ class ReachTests:
             self._give_up(test, ask, now)
 
     def _give_up(self, test: _Test, ask: _AskedNode, now: float) -> None:
-        """Expect nothing of an asked node any more; ask another one, or end the round."""
+        """Stop waiting for an asked node; ask another one, or end the round."""
         ask.void, ask.due = True, math.inf
         if test.round is not None:
             self._ask_next(test, test.round, now)
@@ -303,7 +304,7 @@ class ReachTests:
         self._judge(test, round_, now)
 
     def _judge(self, test: _Test, round_: _Round, now: float) -> None:
-        """End a round whose asked nodes have all told or been given up."""
+        """End a round if the result of each asked node is known."""
         if not round_.finished():
             return
         if round_.silent() < ASKED or self._dropped() != round_.overloaded:
@@ -333,7 +334,7 @@ class ReachTests:
         self._pause(test, now)
 
     def _pause(self, test: _Test, now: float) -> None:
-        # Drawn apart, so that nodes that started together do not test together.
+        # The pause is random, so that nodes that started together do not test together.
         test.due = now + test.pause_s * self._rng.uniform(0.8, 1.2)
         test.pause_s = min(2 * test.pause_s, self._interval_s)
 
@@ -343,7 +344,7 @@ class ReachTests:
             self._events.append(ReachChanged(test.endpoint, standing))
 
     def _dropped(self) -> int:
-        """Return how many requests this node has dropped because it had no time."""
+        """Return the number of requests that this node dropped because it had no time."""
         return self._counts[DhtCount.RATE_LIMITED]
 
 

@@ -201,7 +201,7 @@ class RequestResponder:
         return self._envelopes.challenge(request_id, self._cookies.issue(source, sender, now))
 
     def _affords(self, request: UnverifiedRequest, source: Endpoint, now: float) -> bool:
-        """Take the signatures of a request from the budget of strangers, if it is there."""
+        """Take the cost of a request's signatures from the work budget, if there is one."""
         groups = budget_groups(source, limit_private=self._settings.limit_private_prefixes)
         # A record has a signature of its own.
         has_record = isinstance(request.request, StoreRequest | WantProbe | SendProbe)

@@ -125,8 +125,8 @@ class Bucket(KBucket):  # type: ignore[misc]  # the package ships no types
         for entry in self.entries():
             halves[entry.long_id > middle].add_node(entry)
         for half in halves:
-            # A lookup passed through one half only; the other one has still to be refreshed.
-            # So whoever joins with a lookup of its own id goes on to refresh all that is far.
+            # A lookup refreshes only the half of its target. So a node that joins with a lookup of
+            # its own id still has to refresh the far buckets.
             target = self.last_target
             if target is None or half.range[0] <= target <= half.range[1]:
                 half.last_updated, half.last_target = self.last_updated, target
@@ -274,9 +274,9 @@ class Table(RoutingTable):  # type: ignore[misc]  # the package ships no types
         return True
 
     def _renewed_replacement(self, bucket: Bucket, contact: Contact, now: float) -> bool:
-        """Move a replacement to the tail if it is known with this endpoint; most who ask are.
+        """Move a replacement to the tail if it is known with this endpoint; most requesters are.
 
-        Our own bucket may be split, and is where a replacement can become a contact.
+        In this node's own bucket, which may be split, a replacement can become a contact.
         """
         waiting = bucket.replacement_nodes
         known = waiting.get(contact.node_id)

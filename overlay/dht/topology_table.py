@@ -79,7 +79,7 @@ class TopologySnapshot:
 
 # Large: one table, with a method for each question about it.
 class TopologyTable:
-    """Owner of the verified descriptors, at most one a node and ``max_entries`` in all.
+    """Own the verified descriptors, at most one of each node and ``max_entries`` in total.
 
     A full table keeps its nodes: a new node is added when another one expires or leaves. So an
     attacker with many new identities cannot displace known nodes. New nodes are not excluded
@@ -88,10 +88,10 @@ class TopologyTable:
     is set, a descriptor with an endpoint outside of the public Internet is refused. Otherwise it
     could make this node send to hosts of its own network.
 
-    ``identity_cost_bits`` is the network's (``[dht]``): identities below it are refused.
+    Identities that cost less than ``identity_cost_bits`` (a setting in ``[dht]``) are refused.
 
-    Entries that expired since the last :meth:`expire` are still found by iteration, ``get``
-    and the look-ups; :meth:`view` leaves them out.
+    Iteration, ``get`` and look-ups still find entries that expired since the last :meth:`expire`.
+    :meth:`view` omits them.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class TopologyTable:
         identity_cost_bits: int = 0,
     ) -> None:
         if max_entries < 1:
-            raise ValueError("a topology table needs room for one entry at least.")
+            raise ValueError("a topology table needs room for at least one entry.")
         self._allow_private_endpoints = allow_private_endpoints
         self._max_entries = max_entries
         self._identity_cost_bits = identity_cost_bits
@@ -114,14 +114,14 @@ class TopologyTable:
         self._excused: frozenset[NodeId] = frozenset()
         self._rejections: Counter[Rejection] = Counter()
         self._earliest_expiry = math.inf
-        """No entry expires before; it may lie too early after a descriptor was replaced."""
+        """No entry expires earlier. After a descriptor was replaced, it may be too early."""
 
     # -- changes -----------------------------------------------------------------------
 
     def add(self, descriptor: MixDescriptor, now: float, *, answered: bool = False) -> bool:
-        """Add a verified descriptor; return True if the table changed, else count the reason.
+        """Add a verified descriptor; return True if the table changed.
 
-        ``answered`` is True if its owner has just sent it.
+        Otherwise the reason is counted. ``answered`` is True if its owner has just sent it.
         """
         node_id = descriptor.node_id
         rejection = self._rejection(node_id, descriptor, now, answered)
@@ -153,15 +153,15 @@ class TopologyTable:
                 if answered:
                     self.heard(descriptor.node_id, now)
             case DescriptorRenewed(descriptor=descriptor):
-                # Only news of a known node, such as its new address. Which nodes are known is for
-                # crawls to say, or nodes near this one could choose what its table holds.
+                # Accept only a new descriptor of a known node, for example with a new address.
+                # Only crawls add nodes. Otherwise nearby nodes could choose the table's content.
                 if descriptor.node_id in self._descriptors:
                     self.add(descriptor, now)
                     self.heard(descriptor.node_id, now)
             case NodeLeft(node_id=node_id):
                 self.remove(node_id)
             case CrawlFinished(started_at=started_at, exhaustive=True, unanswered=unanswered):
-                # After one that left somebody out it is not known who is silent.
+                # If a crawl omitted nodes, it does not show which nodes are silent.
                 self.crawled(started_at, unanswered)
             case _:
                 pass
@@ -180,9 +180,10 @@ class TopologyTable:
     ) -> None:
         """Record that all nodes have been asked since ``started_at``.
 
-        ``unanswered`` tells where the silent were asked, None if nowhere. Other nodes choose
-        those endpoints, and can use up a subnet's quota: silence counts only at an endpoint
-        that the node's own descriptor names, or liars could make honest nodes look gone.
+        ``unanswered`` has the endpoint at which each silent node was asked, None if it was not
+        asked. Other nodes choose these endpoints, and can use up the limit of a subnet. So silence
+        counts only at an endpoint in the node's own descriptor. Otherwise hostile nodes could make
+        honest nodes seem to have left.
         """
         self._crawled_from = started_at
         self._excused = frozenset(
@@ -210,7 +211,7 @@ class TopologyTable:
         return frozenset(self._descriptors.keys() - self._heard.keys())
 
     def expire(self, now: float) -> int:
-        """Remove every node whose descriptor has expired, and return their number."""
+        """Remove all nodes with an expired descriptor, and return their number."""
         if now < self._earliest_expiry:
             return 0
         expired = [node_id for node_id, d in self._descriptors.items() if d.expires <= now]
@@ -267,7 +268,7 @@ class TopologyTable:
         return None if node_id is None else self._descriptors[node_id]
 
     def view(self, now: float) -> TopologySnapshot:
-        """Return the Mix-nodes that are unexpired at ``now``, as selectors want them."""
+        """Return the Mix-nodes that are unexpired at ``now``, for path selection."""
         return TopologySnapshot(
             (node_id, descriptor)
             for node_id in self._ordered
@@ -277,24 +278,24 @@ class TopologyTable:
     def lookup_public_key(self, overlay_address: OverlayAddress, suite: int) -> bytes | None:
         """Return a node's public onion key for a suite (paper: ``mtt_lookup_public_key()``).
 
-        None if the node is not known or does not speak the suite.
+        None if the node is not known or does not support the suite.
         """
         descriptor = self.by_overlay_address(overlay_address)
         return None if descriptor is None else descriptor.onion_key(suite)
 
     def lookup_crypto_info(self, overlay_address: OverlayAddress) -> CryptoInfo | None:
-        """Return what a node speaks (paper: ``mtt_lookup_crypto_info()``), None if unknown."""
+        """Return the suites of a node (paper: ``mtt_lookup_crypto_info()``), None if unknown."""
         descriptor = self.by_overlay_address(overlay_address)
         if descriptor is None:
             return None
         return CryptoInfo(descriptor.onion_keys, descriptor.esp_suites)
 
     def offering(self) -> int:
-        """Return how many of the nodes have any role."""
+        """Return the number of nodes with any role."""
         return sum(bool(descriptor.roles) for descriptor in self)
 
     def count(self, role: Role) -> int:
-        """Return how many of the nodes have a role."""
+        """Return the number of nodes with this role."""
         return sum(role in descriptor.roles for descriptor in self)
 
     def rejections(self) -> dict[Rejection, int]:

@@ -138,7 +138,7 @@ class HandshakeResponder:
             # initiator uses the share of its own address.
             if not proved and self._replies.take(source.packed, now):
                 return self._cookies.reply(initiation.encoded, source, now)
-            raise LimitReached("strangers have used up this second's CPU time")
+            raise LimitReached("unauthenticated senders have used up this second's CPU time")
         opened = OpenedInitiation.open(self._credentials, initiation)
         self._timestamps.check(opened.link_key, opened.payload.timestamp_us, now)
         verified = opened.verify()

@@ -1,4 +1,4 @@
-"""What this node signs about itself, and when it signs anew.
+"""Sign this node's Mix descriptor, and the descriptor for tests of its endpoints.
 
 Reasons: docs/decisions/0058.
 """
@@ -29,10 +29,10 @@ _BOTH_VERSIONS = frozenset((4, 6))
 def roles_of(
     configuration: Configuration, exit_versions: frozenset[int] = _BOTH_VERSIONS
 ) -> frozenset[Role]:
-    """Return what this node does for others, if it is an exit over these IP versions.
+    """Return the roles of this node, if it is an exit over these IP versions.
 
-    A node that is nothing but an exit stays one, with a policy that refuses everything, because a
-    descriptor needs a role.
+    A node that is only an exit keeps this role without any IP version, with a policy that refuses
+    everything, because a descriptor needs a role.
     """
     given = configuration.roles
     exits = given.exit and (bool(exit_versions) or not given.relay)
@@ -52,15 +52,21 @@ def own_descriptor(
     refused: tuple[IpNetwork, ...] = (),
     serves: bool = True,
 ) -> MixDescriptor:
-    """Sign this node's Mix descriptor; an exit is one over ``exit_versions`` alone.
+    """Sign this node's Mix descriptor.
 
-    ``refused`` are networks that circuits do not reach whatever the configuration permits. A node
-    that does not serve, because others do not reach it, signs no role.
-
-    ``sequence`` is above that of every descriptor that this identity has signed before.
+    Args:
+        configuration: has the roles, the exit policy and the name of the network.
+        identity: signs, and has the onion key.
+        endpoints: the endpoints to sign.
+        esp_suites: ESP suites of the backend.
+        exit_versions: IP versions over which the node is an exit.
+        now: Unix seconds.
+        sequence: a number above that of every descriptor that this identity has signed.
+        refused: networks that circuits cannot reach, whatever the configuration permits.
+        serves: False if other nodes do not reach this one; then no role is signed.
 
     Raises:
-        ConfigurationError: the descriptor would be too large, or is not acceptable to others.
+        ConfigurationError: the descriptor would be too large, or other nodes would refuse it.
     """
     roles = roles_of(configuration, exit_versions) if serves else frozenset()
     policy = configuration.exit_policy() if Role.EXIT in roles else None
@@ -93,10 +99,10 @@ def proof_descriptor(
     esp_suites: frozenset[int],
     now: float,
 ) -> bytes:
-    """Sign which endpoints are this node's, for the nodes that test them.
+    """Sign a descriptor with this node's endpoints for the nodes that test them.
 
-    It has no roles, the sequence number 0 and a short validity, so that it replaces no descriptor
-    in the tables of others if a node that got it gives it away.
+    It has no roles, the sequence number 0 and a short validity. So it replaces no descriptor in a
+    table if one of these nodes gives it to others.
     """
     return sign_descriptor(
         identity,
@@ -109,6 +115,6 @@ def proof_descriptor(
         bandwidth_kbit=0,
         sequence=0,
         valid_from=int(now) - BACKDATED_S,
-        # The clocks of others may be ahead of ours by as much as they may be behind.
+        # The clocks of other nodes may be ahead of this node's clock by CLOCK_SKEW_S.
         expires=int(now) + CLOCK_SKEW_S + BACKDATED_S,
     ).encoded

@@ -48,10 +48,10 @@ _PEERS_TRIED: Final = 8
 """Peers of one IP version whose route is looked up until one has a route; a lookup takes 0.1 ms."""
 
 _PEERS_LOOKED_AT: Final = 256
-"""Of all known peers: a table of 10,000 would cost milliseconds at each change of the host."""
+"""Number of known peers that are used, because 10,000 take milliseconds at each change."""
 
 _ANYWHERE: Final = {4: Endpoint("192.0.2.1", 9), 6: Endpoint("2001:db8::1", 9)}
-"""Stands for the rest of the Internet: only its route is looked up (RFC 5737, RFC 3849)."""
+"""Addresses that represent the Internet; only their routes are looked up (RFC 5737, RFC 3849)."""
 
 _log = EventLog(__name__)
 
@@ -239,8 +239,8 @@ class OwnEndpoints:
         ]
         if not here.versions:
             found.append(
-                "this host has no address and route towards other nodes; the node waits for one; "
-                "see what is there with: ip address; ip route"
+                "this host has no address and route towards other nodes, so the node waits for "
+                "one; list them with: ip address, and with: ip route"
             )
         elif not here.is_routed:
             found.append(

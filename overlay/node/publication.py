@@ -1,4 +1,4 @@
-"""What this node publishes about itself, following its host, its exit and the tests of others."""
+"""Publish this node's descriptor, according to its host, its exit and tests by other nodes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["Publication"]
 
 
 class Publication:
-    """Signs and publishes this node's descriptor, and has its endpoints tested.
+    """Sign and publish this node's descriptor, and have its endpoints tested.
 
     Args:
-        configuration: the roles that the user wants.
-        identity: signs.
-        dht: publishes and tests.
+        configuration: has the configured roles.
+        identity: signs the descriptor.
+        dht: publishes the descriptor and tests endpoints.
         suites: ESP suites of the backend.
         published: returns the endpoints of this node that others may use.
-        exit_role: what the exit can do now, None if this node is to be none.
-        next_sequence: returns a sequence number above all before; its argument is the time.
+        exit_role: the present state of the exit, None if the node is not configured as an exit.
+        next_sequence: returns a sequence number above all earlier ones; its argument is the time.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class Publication:
 
     @property
     def roles(self) -> frozenset[Role]:
-        """What this node offers to others now: nothing as long as they do not reach it."""
+        """The roles that this node offers now; none while other nodes do not reach it."""
         return self._wanted() if self.reach.offered(self._published()) else frozenset()
 
     def publish(self, now: float) -> None:
-        """Sign and publish, unless this node is to serve no others or has no public endpoint.
+        """Sign and publish a descriptor, unless the node has no role or no public endpoint.
 
-        A node that others do not reach publishes a descriptor without roles, so that they learn
-        of it.
+        If other nodes do not reach this node, the descriptor has no roles, so that they stop using
+        it.
 
         Raises:
             ConfigurationError: the descriptor would be too large.
@@ -91,7 +91,7 @@ class Publication:
         self._dht.publish(descriptor, now)
 
     def test(self, now: float) -> None:
-        """Have other nodes test the endpoints of this one, soon and from then on."""
+        """Have other nodes test the endpoints of this node, soon and then at intervals."""
         interval_s = self._configuration.network.reachability_test_s
         published = self._published() if interval_s and self._wanted() else ()
         sign = partial(
@@ -109,7 +109,7 @@ class Publication:
             self.tested(event, now)
 
     def tested(self, change: ReachChanged, now: float) -> None:
-        """Publish what the tests of an endpoint have shown, and tell the log.
+        """Log the result of an endpoint's tests, and publish a descriptor that agrees with it.
 
         Raises:
             ConfigurationError: see :meth:`publish`.
@@ -118,11 +118,11 @@ class Publication:
         self.publish(now)
 
     def problems(self) -> tuple[str, ...]:
-        """Return where others do not reach this node and what to do, in sentences."""
+        """Return sentences about endpoints that other nodes do not reach, with the remedy."""
         return self.reach.problems(self._published())
 
     def report(self) -> dict[str, str]:
-        """Return each published endpoint, and what the tests have shown of it."""
+        """Return the result of the tests for each published endpoint."""
         return self.reach.report(self._published())
 
     def _wanted(self) -> frozenset[Role]:

@@ -1,14 +1,14 @@
-"""What the tests of this node's endpoints by other nodes mean for what it publishes.
+"""Decide which endpoints and roles this node signs, from the tests by other nodes.
 
 ::
 
     published endpoints ──tests──> untested | reachable | not reachable
-            │                                               │
-            └── signed, with the roles, unless ─────────────┘
-                every one is not reachable: then signed without roles
+                                      └── signed ──┘      not signed
 
-Untested endpoints count as before the tests existed, because a small or private overlay cannot
-test. The tests themselves are in ``overlay.dht.reach_tests``.
+    all not reachable ──> all are signed, without roles
+
+Untested endpoints are signed, because a small or private overlay cannot test them. The tests are in
+``overlay.dht.reach_tests``.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ _log = EventLog(__name__)
 
 
 class ReachRole:
-    """Decides which endpoints and roles are signed.
+    """Decide which endpoints and roles are signed.
 
-    ``standings`` returns what the tests of the node's endpoints have shown.
+    ``standings`` returns the results of the tests of the node's endpoints.
     """
 
     def __init__(self, standings: Callable[[], Mapping[Endpoint, Standing]]) -> None:
         self._standings = standings
 
     def offered(self, published: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
-        """Return the endpoints at which this node serves others; empty if none is reached."""
+        """Return the endpoints to sign with roles; empty if all are known to be unreachable."""
         known = self._standings()
         return tuple(each for each in published if known.get(each) is not Standing.UNREACHABLE)
 
     def report(self, published: Sequence[Endpoint]) -> dict[str, str]:
-        """Return the standing of each endpoint, both as text."""
+        """Return the result of the tests for each endpoint, both as text."""
         known = self._standings()
         return {str(each): known.get(each, Standing.UNTESTED).value for each in published}
 
     def problems(self, published: Sequence[Endpoint]) -> tuple[str, ...]:
-        """Return which endpoints other nodes do not reach and what to do, in sentences."""
+        """Return sentences about endpoints that other nodes do not reach, with the remedy."""
         lost = [each for each in published if each not in self.offered(published)]
         if not lost:
             return ()
@@ -65,7 +65,7 @@ class ReachRole:
         )
 
     def note(self, change: ReachChanged, published: Sequence[Endpoint]) -> None:
-        """Log what the tests of an endpoint have shown, without its address."""
+        """Log the result of the tests of an endpoint, without its address."""
         version = version_of(change.endpoint)
         if change.standing is Standing.UNREACHABLE:
             serves = bool(self.offered(published))
@@ -75,12 +75,12 @@ class ReachRole:
 
 
 def _ways_in(version: int, lost: Iterable[Endpoint]) -> list[str]:
-    """Return what a router must do for endpoints of an IP version; [] if there is none."""
+    """Return what the user must do at the router, for the endpoints of an IP version."""
     numbers = sorted({each.port for each in lost if version_of(each) == version})
     if not numbers:
         return []
     ports = " and ".join(f"UDP port {number}" for number in numbers)
     if version == 4:
         return [f"forward {ports} (IPv4) to this node at the router"]
-    # A router translates no IPv6 addresses, but its filter often drops what was not asked for.
+    # A router does not translate IPv6 addresses, but its filter often drops incoming requests.
     return [f"permit {ports} (IPv6) to this node in the router's packet filter"]

@@ -75,16 +75,17 @@ class NodeService:
     async def open_paths(self, request: OpenPathsRequest) -> list[PathReport]:
         """Open paths and return when all carry packets.
 
-        All destinations are protected before the first circuit. A path that an earlier process
-        or asker left is taken over. If no path of the request can be had, nothing of it
-        remains, except for what was there before. If some can, all destinations stay blocked
-        or carried. Cancelled, the destinations stay blocked and the node goes on.
+        All destinations are blocked before the first circuit is opened. If an earlier process or
+        request left a path to a destination, it is taken over. If no path can be opened, only the
+        state from before the request remains. If only some can be opened, all destinations stay
+        blocked or keep their circuit. If this call is cancelled, the destinations stay blocked and
+        the node continues to open the paths.
 
         Raises:
-            PathError: a path could not be had.
+            PathError: a path could not be opened.
             ConfigurationError: the request is not possible; nothing was changed.
-            BackendError: this host refused what a path needs.
-            LimitReached: this node has as many circuits as it may.
+            BackendError: this host refused an operation that a path needs.
+            LimitReached: this node has its maximum of circuits.
         """
         request = request_of(
             request.destinations,
@@ -105,7 +106,7 @@ class NodeService:
             failed = [path for path in paths if path.error is not None]
             self._running.remember_paths()
             if not failed:
-                # The kill switch was set a moment ago. For 50 requests at once, reading it for
+                # The kill switch has just been set. For 50 requests at once, reading it again for
                 # each answer would take as long as setting it.
                 exposure = self._running.shell.kill_switch.unprotected()
                 return [self._report(path, exposure) for path in paths]
@@ -128,7 +129,7 @@ class NodeService:
 
     @contextlib.contextmanager
     def _versions_logged(self) -> Iterator[None]:
-        """Log which IP versions are not blocked any more after what is done inside."""
+        """Log which IP versions the statements inside have unblocked."""
         before = self._cores.paths.blocked
         try:
             yield
@@ -160,7 +161,7 @@ class NodeService:
             self._running.settle(now)
 
     def leave_scope(self, number: int) -> None:
-        """Close a path whose program is done with it; a permanent one stays.
+        """Close a path that its program no longer needs; a permanent one stays.
 
         Raises:
             BackendError: the destination stays blocked for now.
@@ -172,15 +173,15 @@ class NodeService:
                 self.close(number)
 
     def disown(self, number: int) -> None:
-        """Keep a path whose asker is gone: its destination stays blocked until it is closed."""
+        """Remove the owner of a path; its destination stays protected until it is closed."""
         self._cores.paths.disown(number)
 
     async def leave(self, *, release: bool) -> StopReport:
-        """Tell what stays blocked when the node stops; close all paths first if asked to."""
+        """Report what stays blocked when the node stops; with ``release`` close all paths first."""
         paths = self._cores.paths
         before, versions = paths.all(), paths.blocked
         if release:
-            with contextlib.suppress(BackendError):  # what is left is counted below
+            with contextlib.suppress(BackendError):  # remaining destinations are counted below
                 await self.close_path(None)
         unprotected = self._running.unprotected_count()
         return StopReport(
@@ -199,8 +200,8 @@ class NodeService:
         return self._now() < self._running.started_at + _LEARNING_S
 
     def _failure(self, failed: list[RequestedPath], paths: list[RequestedPath]) -> OverlayError:
-        """Return the error of a request, with what became of its destinations."""
-        error = failed[0].error or PathError("the path could not be had.")
+        """Return the error of a request, with the state of its destinations."""
+        error = failed[0].error or PathError("the path could not be opened.")
         if isinstance(error, NoSuitablePath):
             error = self._explained(error)
         remaining = [path for path in paths if self._cores.paths.of(path.destination) is path]
@@ -210,7 +211,7 @@ class NodeService:
         tried = ", ".join(str(path.number) for path in failed)
         sentence = (
             f"{str(error).rstrip('.')}; packets to the destination of path {tried} stay blocked, "
-            f"and the node goes on trying: to end that, overlay path close {numbers}."
+            f"and the node tries again; to end this, type: overlay path close {numbers}"
         )
         return PathError(sentence) if isinstance(error, PathError) else BackendError(sentence)
 
@@ -342,14 +343,14 @@ class NodeService:
         return (*([clock] if clock else []), *running.endpoints.problems(), *unreached)
 
     def _missing(self) -> tuple[str, ...]:
-        """Return what is not in force, as the kernel tells in this moment."""
+        """Return the names of mechanisms that are missing in the kernel at this moment."""
         try:
             return self._running.enforcement.missing()
         except BackendError:
-            return ("unknown, because the kernel does not tell",)
+            return ("unknown, because the kernel does not answer",)
 
     def _exposure(self, missing: tuple[str, ...] | None = None) -> UnprotectedDestinations:
-        """Return what is not protected at this moment though it shall be."""
+        """Return the destinations that should be protected and are not at this moment."""
         missing = self._missing() if missing is None else missing
         return exposed(
             self._running.shell.kill_switch.unprotected(), missing, self._cores.paths.all_terms()
@@ -373,15 +374,15 @@ class NodeService:
         ]
 
     def paths(self) -> list[PathReport]:
-        """Return the paths that the user asked for."""
+        """Return the requested paths."""
         exposure = self._exposure()
         return [self._report(path, exposure) for path in self._cores.paths.all()]
 
     def path(self, number: int) -> PathReport:
-        """Return one of them.
+        """Return one requested path.
 
         Raises:
-            ConfigurationError: there is none of that number.
+            ConfigurationError: there is no path with this number.
         """
         return self._report(self._cores.paths.get(number))
 

@@ -77,18 +77,18 @@ def common_constraints(request: PathRequest) -> tuple[Constraint, ...]:
             "is this node itself", "are this node itself", lambda d: d.node_id != request.source
         ),
         Constraint(
-            "is avoided because it failed lately",
-            "are avoided because they failed lately",
+            "is avoided because it failed recently",
+            "are avoided because they failed recently",
             lambda d: not request.avoid or d.node_id not in request.avoid,
         ),
         Constraint(
-            f"does not speak onion suite {onion}",
-            f"do not speak onion suite {onion}",
+            f"does not support onion suite {onion}",
+            f"do not support onion suite {onion}",
             lambda d: d.onion_key(onion) is not None,
         ),
         Constraint(
-            f"does not speak ESP suite {esp}",
-            f"do not speak ESP suite {esp}",
+            f"does not support ESP suite {esp}",
+            f"do not support ESP suite {esp}",
             lambda d: esp in d.esp_suites,
         ),
     )
@@ -147,8 +147,8 @@ def first_hop_constraint(request: PathRequest) -> Constraint:
     """Return the further constraint on the first hop: this node can send to it."""
     has = " or ".join(f"IPv{version}" for version in sorted(request.versions))
     return Constraint(
-        f"is not reachable over {has}, all that this host has",
-        f"are not reachable over {has}, all that this host has",
+        f"is not reachable over {has}, which is all that this host has",
+        f"are not reachable over {has}, which is all that this host has",
         lambda d: not request.versions.isdisjoint(versions_of(d)),
     )
 
@@ -225,7 +225,7 @@ def _named_hop(
     """Return the descriptor of the hop, or a text about what is wrong with it."""
     first_named = request.via.index(node_id) + 1
     if first_named != position:
-        return None, f"is named for hop {first_named} already"
+        return None, f"is already named for hop {first_named}"
     if node_id == request.source:
         return None, "is this node itself"
     hop = table.get(node_id)
@@ -254,7 +254,7 @@ def _bad_names(
     about = _about_destination(request.destination) if faults[-1][0] == request.hops else ""
     hops = counted(request.hops, "hop")
     return NoSuitablePath(
-        f"the Mix-nodes named cannot make a path of {hops}: {listed}.{about}",
+        f"the named Mix-nodes cannot form a path of {hops}: {listed}.{about}",
         known=known,
         removed=tuple(Counter(fault for _, fault in faults).items()),
     )
@@ -265,6 +265,6 @@ def _about_destination(destination: IpAddress) -> str:
     if kind is None:
         return ""
     return (
-        f" The destination lies in a special range ({kind}), which exits refuse "
-        f"unless their operator allows it by name."
+        f" The destination is in a special range ({kind}), which exits refuse "
+        f"unless their operator permits it by name."
     )

@@ -147,7 +147,9 @@ def test_hosts_of_either_version_use_relays_that_have_both(overlay):
     wait_known(overlay["four"], overlay["six"], [endpoint(overlay["six"].host, 6)])
     six, exit_node = (overlay[each].overlay_address for each in ("six", "exit"))
     via = ("--via", f"{six},{exit_node}")
-    with pytest.raises(LabError, match="hop 1 is not reachable over IPv4, all that this host has"):
+    with pytest.raises(
+        LabError, match="hop 1 is not reachable over IPv4, which is all that this host has"
+    ):
         overlay["four"].ask("path", "open", "203.0.113.77", "--hops", "2", *via)
 
 

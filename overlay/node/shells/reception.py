@@ -2,11 +2,11 @@
 
 ::
 
-    ESP queue ───────> engine ──> next hop, TUN         no budget
+    ESP queue ───────> engine ──> next hop, TUN          no budget
         └─ strays ──┐
-    strangers ──────┴─> turn ──> DHT, links ──> rest    5 % of the time beside circuits
-    with a cookie ────> turn ──> DHT, links ──> rest    6 %
-    expected answers ─> turn ──> DHT, links ──> rest    25 %
+    other requests ─┴─> turn ──> DHT, links ──> pause    5 % of the time while ESP arrives
+    with a cookie ────> turn ──> DHT, links ──> pause    5 %
+    expected answers ─> turn ──> DHT, links ──> pause    25 %
 
 Any host can send to the port. So the time for each wake-up and each datagram is bounded. While
 circuits carry traffic, the node pauses after a batch of control datagrams, several times as long as
@@ -109,7 +109,7 @@ class PortReaders:
             told: called after a batch that may have changed when timers are due.
             spent: returns the processor time of this thread in seconds. Elapsed time would include
                 the time of other programs on a busy host.
-            steer: puts doubtful ESP of links under attack into the queue of strangers.
+            steer: puts doubtful ESP of links under attack into the queue of other requests.
             budget: the default unless a test needs another.
         """
         self._cores = cores
@@ -158,7 +158,7 @@ class PortReaders:
         most = self._budget.control_datagrams
         while True:
             async with turn.lock:
-                # Reading counts, because it costs more than the test of most garbage.
+                # Reading counts, because it costs more than the check of most invalid datagrams.
                 began = self._spent()
                 batch = port.read_batch(most)
                 if batch:

@@ -119,7 +119,7 @@ def test_confirmation_adds_the_datas_policies_alone() -> None:
 
 def test_inner_policies_need_an_address_of_the_destinations_family() -> None:
     info = SourceIpsecInfo((sas(1),), LINK)
-    with pytest.raises(ValueError, match="family"):
+    with pytest.raises(ValueError, match="IP version"):
         translate_inner(info, InnerAddresses(VC.ipv4), ipaddress.ip_network("2001:db8::/32"))
 
 

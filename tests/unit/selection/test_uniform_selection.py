@@ -141,17 +141,17 @@ def test_report_counts_each_constraint_in_order():
     error = refusal(UNIFORM, asked, view)
     assert str(error) == (
         "no path of 3 hops to the destination among 7 known Mix-nodes: 1 is this node itself, "
-        "1 is avoided because it failed lately, 1 does not speak onion suite 1, "
-        "1 does not speak ESP suite 3, 1 is no exit, "
+        "1 is avoided because it failed recently, 1 does not support onion suite 1, "
+        "1 does not support ESP suite 3, 1 is no exit, "
         "1 is an exit without IPv4, 1 is an exit whose policy refuses the destination; "
         "no exit remains."
     )
     assert error.known == 7
     assert error.removed == (
         ("are this node itself", 1),
-        ("are avoided because they failed lately", 1),
-        ("do not speak onion suite 1", 1),
-        ("do not speak ESP suite 3", 1),
+        ("are avoided because they failed recently", 1),
+        ("do not support onion suite 1", 1),
+        ("do not support ESP suite 3", 1),
         ("are named for other hops", 0),
         ("share a network prefix with a named hop", 0),
         ("are no exits", 1),
@@ -190,8 +190,8 @@ def test_forbidden_destination_is_explained(destination, kind):
     asked = request(3, destination=ip_address(destination))
     error = refusal(UNIFORM, asked, WORLD)
     assert str(error).endswith(
-        f"The destination lies in a special range ({kind}), which exits refuse "
-        "unless their operator allows it by name."
+        f"The destination is in a special range ({kind}), which exits refuse "
+        "unless their operator permits it by name."
     )
     assert "1 is an exit whose policy refuses the destination" in str(error)
     named = request(2, RELAYS[0], EXIT, destination=ip_address(destination))
@@ -216,9 +216,9 @@ def test_each_bad_name_is_answered_by_its_position(selector):
     asked = request(5, mix(77), no_relay, other, RELAYS[0], RELAYS[1])
     error = refusal(selector, asked, view)
     assert str(error) == (
-        "the Mix-nodes named cannot make a path of 5 hops: "
+        "the named Mix-nodes cannot form a path of 5 hops: "
         "hop 1 is not known, or its descriptor has expired, hop 2 is no relay, "
-        "hop 3 does not speak onion suite 1, hop 5 is no exit."
+        "hop 3 does not support onion suite 1, hop 5 is no exit."
     )
     assert error.known == 5
     assert ("is no relay", 1) in error.removed
@@ -238,8 +238,8 @@ def test_name_may_not_come_twice_nor_be_the_source_nor_avoided(selector):
         source=mix(7).node_id,
     )
     assert str(refusal(selector, asked, view)) == (
-        "the Mix-nodes named cannot make a path of 5 hops: "
-        "hop 2 is avoided because it failed lately, hop 3 is named for hop 1 already, "
+        "the named Mix-nodes cannot form a path of 5 hops: "
+        "hop 2 is avoided because it failed recently, hop 3 is already named for hop 1, "
         "hop 4 is this node itself."
     )
 
