@@ -220,22 +220,22 @@ class Network:
         self.bytes_sent += size + FRAMING_BYTES
         self.sent_by[kind] += 1
         host = self._hosts.get(to)
-        if host is not None and self._loss and self._rng.random() < self._loss:
-            self.lost += 1
-            return
+        lost = host is not None and self._loss and self._rng.random() < self._loss
         here = source.index
         if self._imposed:
             there = NOWHERE if host is None else host.index
-            flight = Flight(datagram, source.endpoint, to, here, there)
-            self._send_under_conditions(flight, when, size, kind)
-            return
-        if host is None:
+            flights = self._under_conditions(Flight(datagram, source.endpoint, to, here, there))
+            if not lost and flights:
+                self._launch(flights, when, size, kind)
+                return
+            lost = True
+        if host is None or lost:
             self.lost += 1
             return
         when += self._latency.delay_s(here, host.index, self._rng)
         self.heap.at(when, self._arrive, to, (datagram, source.endpoint, here, kind, size))
 
-    def _send_under_conditions(self, sent: Flight, when: float, size: int, kind: int) -> None:
+    def _under_conditions(self, sent: Flight) -> list[Flight]:
         flights = [sent]
         for imposed in self._imposed:
             flights = [
@@ -243,7 +243,9 @@ class Network:
                 for flight in flights
                 for after in (imposed.condition(flight) if imposed.concerns(flight) else (flight,))
             ]
-        self.lost += not flights
+        return flights
+
+    def _launch(self, flights: list[Flight], when: float, size: int, kind: int) -> None:
         for flight in flights:
             host = self._hosts.get(flight.to)
             if host is None:

@@ -1,11 +1,9 @@
-"""A network of DHT cores in memory: one event heap, virtual time, hardship by name."""
+"""DHT cores on the in-memory network of `sims.world.engine`."""
 
 from __future__ import annotations
 
-import heapq
 import ipaddress
-import itertools
-from collections import defaultdict
+from collections import Counter
 from functools import partial
 from random import Random
 
@@ -16,6 +14,11 @@ from overlay.dht.envelope import Envelopes
 from overlay.dht.events import DescriptorFound
 from overlay.dht.settings import DhtSettings
 from overlay.identity import LocalIdentity
+from sims.world.engine.conditions import tap
+from sims.world.engine.heap import EventHeap
+from sims.world.engine.network import NOWHERE
+from sims.world.engine.network import Network as EngineNetwork
+from sims.world.latency import Uniform
 
 NETWORK_ID = "test-net"
 START = 1_700_000_000.0
@@ -76,9 +79,10 @@ class AtClock:
 
 
 class Member:
-    """One node of the network: its core, and all that it ever told."""
+    """One node of the network: its core, and all events of it."""
 
-    def __init__(self, number, endpoint, settings, *, seed=0, envelopes=Envelopes):
+    def __init__(self, network, number, endpoint, settings, *, seed=0, envelopes=Envelopes):
+        self.network, self.index = network, number
         self.identity = make_identity(number)
         self.endpoint = endpoint
         self.dht = Dht(
@@ -92,6 +96,10 @@ class Member:
         self.events = []
         self.wake = None
 
+    def arrived(self, item):
+        self.dht.receive([item], self.network.now)
+        self.network.flush(self)
+
     def descriptors(self):
         return {e.descriptor.node_id: e.descriptor for e in self.of(DescriptorFound)}
 
@@ -99,21 +107,41 @@ class Member:
         return [event for event in self.events if isinstance(event, kind)]
 
 
-class Network:
-    """Delivers datagrams after 25 to 75 ms; knows who is dead; may lose or bend what it carries."""
+class Outsider:
+    """A host that is no member: ``handler(data, source)`` returns the datagrams of its answer."""
+
+    index = NOWHERE
+
+    def __init__(self, network, endpoint, handler):
+        self.network, self.endpoint, self.handler = network, endpoint, handler
+
+    def arrived(self, item):
+        for answer in self.handler(*item):
+            self.network.carry(answer, self.endpoint, item[1])
+
+
+class Network(EngineNetwork):
+    """The engine's network with members, each of which is driven by its deadlines."""
 
     def __init__(self, seed=1, settings=None, loss=0.0):
+        heap = EventHeap(START)
+        super().__init__(heap, Uniform(0.025, 0.075), Random(f"network {seed}"), loss=loss)
         self.rng = Random(seed)
         self.settings = settings or DhtSettings()
-        self.loss = loss
-        self.now = START
-        self.members = {}
-        self.sent = defaultdict(int)
+        self.sent_from = Counter()
         self.traffic = []
         self.record_traffic = False
-        self.strangers = {}
-        self._heap = []
-        self._serial = itertools.count()
+        self.impose(tap(self._sent))
+
+    @property
+    def now(self):
+        return self.heap.now
+
+    def _sent(self, flight):
+        assert len(flight.datagram) <= 1200
+        self.sent_from[flight.source] += 1
+        if self.record_traffic:
+            self.traffic.append((self.now, flight.datagram, flight.source, flight.to))
 
     def add(
         self,
@@ -129,8 +157,8 @@ class Network:
         """Add a node; hostile ``envelopes`` let it answer falsely (docs/decisions/0060)."""
         endpoint = public_endpoint(number)
         settings = settings or self.settings
-        member = Member(number, endpoint, settings, seed=seed, envelopes=envelopes)
-        self.members[endpoint] = member
+        member = Member(self, number, endpoint, settings, seed=seed, envelopes=envelopes)
+        self.attach(member)
         if publish:
             descriptor = make_descriptor(
                 member.identity, endpoint, now=self.now, lifetime=lifetime, sequence=sequence
@@ -138,9 +166,6 @@ class Network:
             member.dht.publish(descriptor, self.now)
         self.flush(member)
         return member
-
-    def crash(self, member):
-        del self.members[member.endpoint]
 
     def bootstrap(self, member, *peers):
         member.dht.bootstrap([peer.endpoint for peer in peers], self.now)
@@ -150,58 +175,40 @@ class Network:
         action(member.dht)
         self.flush(member)
 
-    def stranger(self, endpoint, handler):
-        """Let ``handler(data, source) -> list of datagrams`` live at an endpoint."""
-        self.strangers[endpoint] = handler
+    def outsider(self, endpoint, handler):
+        """Attach a host that is no member."""
+        self.attach(Outsider(self, endpoint, handler))
 
     def flush(self, member):
-        member.events += member.dht.events()
+        self.take_events(member)
         for data, destination in member.dht.datagrams_to_send(self.now):
-            self.carry(data, member.endpoint, destination)
+            self.carry(data, self.source_for(member, destination), destination)
         deadline = member.dht.next_deadline()
         if deadline != float("inf") and (member.wake is None or deadline < member.wake):
             member.wake = deadline
-            self._push(deadline, ("wake", member, deadline))
+            self.heap.at(deadline, self._wake, member, deadline)
 
-    def carry(self, data, source, destination):
-        assert len(data) <= 1200
-        self.sent[source] += 1
-        if self.record_traffic:
-            self.traffic.append((self.now, data, source, destination))
-        if self.rng.random() >= self.loss:
-            delay = self.rng.uniform(0.025, 0.075)
-            self._push(self.now + delay, ("data", data, source, destination))
+    def take_events(self, member):
+        member.events += member.dht.events()
+
+    def source_for(self, member, destination):
+        """Return the endpoint from which a member sends to a destination."""
+        return member.endpoint
 
     def run(self, seconds):
-        end = self.now + seconds
-        while self._heap and self._heap[0][0] <= end:
-            self.now, _, what = heapq.heappop(self._heap)
-            if what[0] == "wake":
-                self._wake(*what[1:])
-            else:
-                self._deliver(*what[1:])
-        self.now = end
+        self.run_until(self.now + seconds)
+
+    def run_until(self, when):
+        self.heap.run(when)
 
     def _wake(self, member, deadline):
-        if member.wake != deadline or self.members.get(member.endpoint) is not member:
+        if member.wake != deadline or self.host_at(member.endpoint) is not member:
             return
         member.wake = None
         if member.dht.next_deadline() <= self.now:
             member.dht.handle_deadline(self.now)
             assert member.dht.next_deadline() > self.now, "the shell would spin"
         self.flush(member)
-
-    def _deliver(self, data, source, destination):
-        member = self.members.get(destination)
-        if member is not None:
-            member.dht.receive([(data, source)], self.now)
-            self.flush(member)
-        elif destination in self.strangers:
-            for answer in self.strangers[destination](data, source):
-                self.carry(answer, destination, source)
-
-    def _push(self, when, what):
-        heapq.heappush(self._heap, (when, next(self._serial), what))
 
 
 def grown(count, *, seed=1, settings=None, loss=0.0, run=40):

@@ -73,7 +73,7 @@ def test_contact_below_the_cost_is_not_followed():
     network = Network(settings=COSTLY)
     (number,) = take(1, cheap=True)
     cheap = Contact.of(make_identity(number).identity_key, public_endpoint(number))
-    network.stranger(cheap.endpoint, lambda *_: pytest.fail("a cheap contact was asked"))
+    network.outsider(cheap.endpoint, lambda *_: pytest.fail("a cheap contact was asked"))
 
     class NamesCheap(Envelopes):
         """Add the cheap contact to every answer."""
@@ -117,4 +117,4 @@ def test_seed_below_the_cost_is_not_greeted():
     member = network.add(take(1, cheap=False)[0])
     network.do(member, lambda dht: dht.seed([cheap_descriptor()], network.now))
     network.run(5)
-    assert network.sent[member.endpoint] == 0
+    assert network.sent_from[member.endpoint] == 0

@@ -217,10 +217,10 @@ def test_storage_drops_at_signed_expiry_whatever_is_republished():
 @pytest.mark.slow
 def test_quiet_overlay_stays_quiet():
     network, _members = grown(4, settings=DhtSettings(), run=600)
-    network.sent.clear()
+    network.sent_from.clear()
     network.run(600)
     # A crawl or two of three nodes (9 requests, 9 replies each) and few refreshes, per node.
-    assert 0 < sum(network.sent.values()) < 4 * 100
+    assert 0 < sum(network.sent_from.values()) < 4 * 100
 
 
 @pytest.mark.slow
@@ -245,7 +245,7 @@ class Liar:
         self.envelopes = Envelopes(self.identity, "test-net")
         self.lie = lie
         self.asked = 0
-        network.stranger(self.endpoint, self.handle)
+        network.outsider(self.endpoint, self.handle)
 
     def handle(self, data, source):
         self.asked += 1
@@ -321,12 +321,12 @@ def test_lying_neighbour_neither_crashes_nor_loops_nor_poisons(lie):
     liar = Liar(network, 500, lie(Random(7)))
     victim = network.add(100)
     network.do(victim, lambda dht: dht.bootstrap([liar.endpoint, members[0].endpoint], network.now))
-    network.sent.clear()
+    network.sent_from.clear()
     network.run(30)
     honest = {m.node_id for m in members}
     assert liar.asked
     assert set(victim.descriptors()) == honest
-    assert network.sent[victim.endpoint] < 1000
+    assert network.sent_from[victim.endpoint] < 1000
 
 
 def test_private_addresses_of_a_liar_are_never_contacted():
@@ -351,7 +351,7 @@ class Stranger:
         self.endpoint = public_endpoint(number)
         self.envelopes = Envelopes(self.identity, "test-net")
         self.heard = []
-        network.stranger(self.endpoint, lambda data, source: self.heard.append(data) or [])
+        network.outsider(self.endpoint, lambda data, source: self.heard.append(data) or [])
 
     def ask(self, member, request):
         """Send with a cookie and return the verified reply, or None."""
@@ -487,10 +487,9 @@ def test_a_node_verifies_no_more_than_its_budget_allows_for_strangers():
     member.dht = Dht(
         member.identity, network_id="test-net", settings=DhtSettings(), rng=Random(1), budget=budget
     )
-    network.now = float(int(network.now))
     strangers = [Stranger(network, number) for number in range(700, 712)]
     cookies = [ask_for_cookie(stranger, member) for stranger in strangers]
-    network.now = float(int(network.now) + 1)
+    network.run_until(float(int(network.now) + 1))
     flood(strangers[0], member, cookies[0], 30)
     assert member.dht.counters()[DhtCount.RATE_LIMITED] >= 30 - 20 // 8
     flood(strangers[1], member, cookies[1], 1)

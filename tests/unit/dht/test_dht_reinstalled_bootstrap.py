@@ -6,8 +6,8 @@ from dht_network import Member, grown
 
 def reinstalled(network, old):
     network.crash(old)
-    new = Member(99, old.endpoint, network.settings)
-    network.members[new.endpoint] = new
+    new = Member(network, 99, old.endpoint, network.settings)
+    network.attach(new)
     network.flush(new)
     return new
 

@@ -33,7 +33,7 @@ def remembered(path, now):
 
 def test_node_joins_by_its_last_peers_after_a_month_without_bootstrap(path):
     network = Network()
-    network.now = START + A_MONTH
+    network.run(A_MONTH)
     alive = [network.add(number) for number in (3, 11)]  # of twenty
     network.bootstrap(alive[1], alive[0])
     hints = remembered(path, network.now)
@@ -47,7 +47,7 @@ def test_node_joins_by_its_last_peers_after_a_month_without_bootstrap(path):
 
 def test_each_round_greets_a_bounded_sample_and_another_one_follows(path):
     network = Network(settings=DhtSettings(seeds_per_round=4))
-    network.now = START + A_MONTH
+    network.run(A_MONTH)
     lonely = network.add(0)
     network.record_traffic = True
     network.do(lonely, lambda dht: dht.remember(remembered(path, network.now), network.now))
@@ -76,4 +76,4 @@ def test_hint_at_a_private_address_is_not_greeted():
     inside = Contact.of(make_identity(1).identity_key, Endpoint("192.168.1.1", 4500))
     network.do(lonely, lambda dht: dht.remember([inside], network.now))
     network.run(30)
-    assert network.sent[lonely.endpoint] == 0
+    assert network.sent_from[lonely.endpoint] == 0

@@ -130,7 +130,7 @@ def test_k3_ours_stores_at_the_k_nearest_of_the_key_itself():
     network.do(owner, lambda dht: dht.publish(fresh, network.now))
     network.run(3)
     stored_at = {
-        network.members[destination].node_id
+        network.host_at(destination).node_id
         for _, data, source, destination in network.traffic
         if source == owner.endpoint and requests_among([(data, None)])[:1] == [Store(fresh.encoded)]
     }

@@ -10,6 +10,7 @@ from overlay.dht.envelope import network_tag, parse_datagram
 from overlay.dht.events import ProbeWanted, ReachChanged, Standing
 from overlay.dht.help_messages import ProbeProgress, ProbeState, SendProbe, WantProbe
 from overlay.dht.settings import DhtSettings
+from sims.world.engine.conditions import drop
 
 SETTINGS = DhtSettings(crawl_interval_s=3600, crawl_first_interval_s=3600)
 NONCE = b"n" * 12
@@ -123,13 +124,13 @@ def test_an_overlay_tests_itself_and_finds_the_node_that_no_port_leads_to():
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
             self.opened, self.forwarded = set(), False
+            self.impose(drop(self.filters))
 
-        def carry(self, data, source, destination):
-            if source == self.inside:
-                self.opened.add(destination)
-            if destination == self.inside and not (self.forwarded or source in self.opened):
-                return
-            super().carry(data, source, destination)
+        def filters(self, flight):
+            if flight.source == self.inside:
+                self.opened.add(flight.to)
+            into = flight.to == self.inside
+            return into and not (self.forwarded or flight.source in self.opened)
 
         def flush(self, member):
             before = len(member.events)

@@ -187,6 +187,15 @@ def test_a_tap_sees_also_what_no_host_sends_or_gets(three):
     assert three.network.lost == 1
 
 
+def test_a_tap_sees_what_the_network_loses_by_chance():
+    network, seen = Network(EventHeap(), Constant(LATENCY_S), Random(1), loss=1.0), []
+    alice, bob = Host(network, 0), Host(network, 1)
+    network.impose(tap(seen.append))
+    alice.send(b"x", bob)
+    network.heap.run(1.0)
+    assert (len(seen), bob.heard, network.lost) == (1, [], 1)
+
+
 def test_a_host_may_have_several_addresses_and_lose_one(three):
     alice, bob, _ = three.hosts
     second = Endpoint("12.0.0.1", 4500)
