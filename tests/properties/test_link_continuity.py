@@ -7,7 +7,6 @@ its soft limit before one above, then the younger in whole seconds, then whateve
 
 from __future__ import annotations
 
-import heapq
 import math
 from dataclasses import dataclass
 from itertools import count
@@ -38,6 +37,11 @@ from overlay.link.machine import MAX_OLD_PAIRS
 from overlay.link.settings import LinkSettings
 from overlay.neighbours import Neighbours
 from overlay.tfc.none import NoTfc
+from sims.world.engine.conditions import Flight, drop
+from sims.world.engine.deadlines import run_with_deadlines
+from sims.world.engine.heap import EventHeap
+from sims.world.engine.network import Network
+from sims.world.latency import Uniform
 
 NOW = 1_800_000_000.0
 SETTINGS = LinkSettings(rekey_after_s=20.0)
@@ -179,7 +183,8 @@ class End:
     def __init__(
         self, world: World, number: int, seed: int, engine: type[LinuxSad | OurEngine]
     ) -> None:
-        self.world, self.number, rng = world, number, Random(seed)
+        self.world, self.index, self.endpoint = world, number, ENDPOINTS[number]
+        self.opened, rng = 0, Random(seed)
         self.engine = engine(Random(seed + 1), number)
         self.installed: set[Spi] = set()
         spis = count(1000 * (number + 1))
@@ -197,6 +202,23 @@ class End:
             lifetime=lambda suite: draw_lifetime(LIMITS, suite, rng),
         )
 
+    def arrived(self, item: tuple[bytes | Sealed, Endpoint]) -> None:
+        what, source = item
+        now = self.world.now
+        if isinstance(what, bytes):
+            self.links.receive([(what, source)], now)
+        else:
+            assert self.engine.opens(what, now), "a packet that nobody can open"
+            self.opened += 1
+        self.settle(now)
+
+    def next_deadline(self) -> float:
+        return self.links.next_deadline()
+
+    def handle_deadline(self, now: float) -> None:
+        self.links.handle_deadline(now)
+        self.settle(now)
+
     def settle(self, now: float) -> None:
         self.engine.now = now
         for identity in self.engine.soft_expired():
@@ -206,24 +228,41 @@ class End:
             self.neighbours.handle(event, now)
             if isinstance(event, LinkEstablished) and event.keys.inbound_spi not in self.installed:
                 self.installed.add(event.keys.inbound_spi)
-        for data, _ in self.links.datagrams_to_send(now):
-            self.world.launch(1 - self.number, data)
+        for data, to in self.links.datagrams_to_send(now):
+            self.world.network.carry(data, self.endpoint, to)
 
 
 class World:
-    """Two ends and what flies between them: datagrams of the handshake, or packets."""
+    """Two ends and the network between them, which loses no packets, but handshakes on demand."""
 
     def __init__(self, seed: int, engine: type[LinuxSad | OurEngine]) -> None:
-        self.rng, self.now, self.order = Random(seed), NOW, count()
-        self.flying: list[tuple[float, int, int, bytes | Sealed]] = []
-        self.sent = self.opened = 0
+        self.heap = EventHeap(NOW)
+        self.network = Network(self.heap, Uniform(0.001, LATEST_S), Random(seed))
+        self.network.impose(drop(self._is_lost))
+        self.sent = 0
         self.to_lose, self.lost_at = 0, -math.inf
         self.ends = [End(self, number, seed + number, engine) for number in range(2)]
+        for end in self.ends:
+            self.network.attach(end)
         self.connect()
 
+    @property
+    def now(self) -> float:
+        return self.heap.now
+
+    @property
+    def opened(self) -> int:
+        return sum(end.opened for end in self.ends)
+
     def may_lose(self) -> bool:
-        """Three datagrams of a handshake at most: who loses more has lost its peer."""
+        """Three datagrams of a handshake at most: a node that loses more has lost its peer."""
         return not self.to_lose and self.now > self.lost_at + SETTINGS.handshake_timeout_s
+
+    def _is_lost(self, flight: Flight) -> bool:
+        if isinstance(flight.datagram, Sealed) or not self.to_lose:
+            return False
+        self.to_lose, self.lost_at = self.to_lose - 1, self.now
+        return True
 
     def connect(self) -> None:
         peer = LinkPeer(IDENTITIES[1].overlay_address, IDENTITIES[1].link_key, ENDPOINTS[1])
@@ -231,52 +270,20 @@ class World:
         while not all(end.engine.can_send() for end in self.ends):
             self.run(LATEST_S)
 
-    def launch(self, target: int, what: bytes | Sealed) -> None:
-        if isinstance(what, bytes) and self.to_lose:
-            self.to_lose, self.lost_at = self.to_lose - 1, self.now
-            return
-        at = self.now + 0.001 + self.rng.random() * (LATEST_S - 0.001)
-        heapq.heappush(self.flying, (at, next(self.order), target, what))
-
     def send(self, number: int, size: int) -> None:
-        """Seal one packet with what the engine chooses, and let it fly."""
+        """Seal one packet with what the engine chooses, and send it."""
         self.sent += 1
-        self.launch(1 - number, self.ends[number].engine.seal(size, self.now))
-
-    def receive(self, target: int, what: bytes | Sealed) -> None:
-        end = self.ends[target]
-        if isinstance(what, bytes):
-            end.links.receive([(what, ENDPOINTS[1 - target])], self.now)
-            return
-        assert end.engine.opens(what, self.now), "a packet that nobody can open"
-        self.opened += 1
+        sealed = self.ends[number].engine.seal(size, self.now)
+        self.network.carry(sealed, ENDPOINTS[number], ENDPOINTS[1 - number])
 
     def run(self, seconds: float) -> None:
-        until = self.now + seconds
-        self.settle()
-        while (soonest := self.soonest()) <= until:
-            self.now = max(self.now, soonest)
-            while self.flying and self.flying[0][0] <= self.now:
-                _, _, target, what = heapq.heappop(self.flying)
-                self.receive(target, what)
-            for end in self.ends:
-                end.links.handle_deadline(self.now)
-            self.settle()
-        self.now = until
-
-    def land(self) -> None:
-        """Go on until no packet flies; one may set off another."""
-        while any(not isinstance(what, bytes) for *_, what in self.flying):
-            self.run(LATEST_S)
-
-    def soonest(self) -> float:
-        times = [self.flying[0][0]] if self.flying else []
-        times += [end.links.next_deadline() for end in self.ends]
-        return min(times)
-
-    def settle(self) -> None:
         for end in self.ends:
             end.settle(self.now)
+        run_with_deadlines(self.heap, self.now + seconds, lambda: self.ends)
+
+    def land(self) -> None:
+        """Go on until every packet has arrived."""
+        self.run(LATEST_S)
 
 
 class Continuity(RuleBasedStateMachine):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
-import math
+from collections.abc import Iterable
+from dataclasses import replace
 from itertools import count
 from random import Random
 
@@ -23,6 +23,11 @@ from overlay.link.events import (
 )
 from overlay.link.links import Links
 from overlay.link.settings import LinkSettings
+from sims.world.engine.conditions import Flight, corrupt, delay, drop, duplicate
+from sims.world.engine.deadlines import run_with_deadlines
+from sims.world.engine.heap import EventHeap
+from sims.world.engine.network import Network
+from sims.world.latency import Constant
 
 NOW = 1_800_000_000.0
 HARDSHIP_S = 40.0
@@ -36,7 +41,8 @@ OBSERVER = Endpoint("6.6.6.6", 666)
 class Node:
     """A core, and a strict reader of its events."""
 
-    def __init__(self, number: int, seed: int, spis: count) -> None:
+    def __init__(self, world: World, number: int, seed: int, spis: count) -> None:
+        self.world, self.index, self.endpoint = world, number, ENDPOINTS[number]
         self.number = number
         self.used: set[int] = set()
         self.spis = spis
@@ -47,6 +53,17 @@ class Node:
         self.ended = 0
         self.pairs: dict[int, LinkEstablished] = {}
         self.using: LinkEstablished | None = None
+
+    def arrived(self, item: tuple[bytes, Endpoint]) -> None:
+        self.links.receive([item], self.world.now)
+        self.world.settle()
+
+    def next_deadline(self) -> float:
+        return self.links.next_deadline()
+
+    def handle_deadline(self, now: float) -> None:
+        self.links.handle_deadline(now)
+        self.world.settle()
 
     def allocate(self) -> int:
         spi = next(self.spis)
@@ -86,29 +103,49 @@ class Node:
 
 
 class World:
-    """One event heap: datagrams in flight; the cores' deadlines are looked up."""
+    """Two nodes and the network between them, whose hardship may change while it runs."""
 
     def __init__(
         self, seed: int, loss: float, delay_s: float, repeat: float, copy: float = 0.0
     ) -> None:
         self.rng = Random(seed)
         self.loss, self.delay_s, self.repeat, self.copy = loss, delay_s, repeat, copy
+        self.heap = EventHeap(NOW)
+        self.network = Network(self.heap, Constant(0.01), Random(seed))
+        self.forge = corrupt(self.rng)
+        self.network.impose(duplicate(lambda _: self.rng.random() < self.repeat))
+        self.network.impose(drop(lambda _: self.rng.random() < self.loss))
+        self.network.impose(delay(lambda: self.rng.random() * self.delay_s))
+        self.network.impose(self.observed)
         spis = count(1000)
-        self.nodes = [Node(number, seed + number, spis) for number in range(2)]
-        self.order = count()
-        self.flying: list[tuple[float, int, int, bytes]] = []
-        self.now = NOW
+        self.nodes = [Node(self, number, seed + number, spis) for number in range(2)]
+        for node in self.nodes:
+            self.network.attach(node)
         self.calm = False
+
+    @property
+    def now(self) -> float:
+        return self.heap.now
+
+    def observed(self, flight: Flight) -> Iterable[Flight]:
+        """Let an observer's copy arrive before a datagram, and a forged one after it."""
+        if self.rng.random() < self.copy:
+            yield replace(flight, source=OBSERVER)
+        yield flight
+        if self.rng.random() < self.repeat:
+            yield from self.forge(flight)
 
     def pump(self) -> None:
         for node in self.nodes:
             node.read_events()
             for data, endpoint in node.links.datagrams_to_send(self.now):
-                if endpoint == OBSERVER:
-                    continue
-                target = ENDPOINTS.index(endpoint)
-                assert target != node.number
-                self.launch(target, data)
+                assert endpoint in {OBSERVER, ENDPOINTS[1 - node.number]}
+                self.network.carry(data, node.endpoint, endpoint)
+
+    def settle(self) -> None:
+        self.pump()
+        if self.calm:
+            self.check_that_each_hears_the_other()
 
     def check_that_each_hears_the_other(self) -> None:
         """Whatever pair a node sends on, the other one still has it installed."""
@@ -116,40 +153,9 @@ class World:
             if node.using is not None:
                 assert node.using.keys.outbound_spi in other.pairs
 
-    def launch(self, target: int, data: bytes) -> None:
-        copies = 1 + (self.rng.random() < self.repeat)
-        for _ in range(copies):
-            if self.rng.random() >= self.loss:
-                at = self.now + 0.01 + self.rng.random() * self.delay_s
-                heapq.heappush(self.flying, (at, next(self.order), target, data))
-
     def run(self, until: float) -> None:
         self.pump()
-        while True:
-            due = min(node.links.next_deadline() for node in self.nodes)
-            landing = self.flying[0][0] if self.flying else math.inf
-            if min(due, landing) > until:
-                break
-            self.now = max(self.now, min(due, landing))
-            if landing <= due:
-                _, _, target, data = heapq.heappop(self.flying)
-                source = ENDPOINTS[1 - target]
-                if self.rng.random() < self.copy:
-                    self.nodes[target].links.receive([(data, OBSERVER)], self.now)
-                self.nodes[target].links.receive([(data, source)], self.now)
-                if self.rng.random() < self.repeat:
-                    at = self.rng.randrange(len(data))
-                    forged = (
-                        data[:at] + bytes((data[at] ^ 1 << self.rng.randrange(8),)) + data[at + 1 :]
-                    )
-                    self.nodes[target].links.receive([(forged, source)], self.now)
-            for node in self.nodes:
-                node.links.handle_deadline(self.now)
-                assert node.links.next_deadline() > self.now
-            self.pump()
-            if self.calm:
-                self.check_that_each_hears_the_other()
-        self.now = until
+        run_with_deadlines(self.heap, until, lambda: self.nodes)
 
     def act(self, node: int, verb: str) -> None:
         other = 1 - node
@@ -162,8 +168,9 @@ class World:
         elif verb == "close":
             links.close(address, self.now)
         else:
-            fresh = Node(node, self.rng.randrange(2**32), self.nodes[node].spis)
+            fresh = Node(self, node, self.rng.randrange(2**32), self.nodes[node].spis)
             self.nodes[node] = fresh
+            self.network.attach(fresh)
 
 
 ACTIONS = st.lists(
@@ -188,7 +195,7 @@ def heal_and_check(world: World) -> None:
     for number in range(2):
         world.act(number, "connect")
     world.run(end + 5.0)
-    while world.flying:  # a rekeying may be under way
+    while len(world.heap):  # a rekeying may be under way
         world.run(world.now + 0.1)
     one, two = (node.using for node in world.nodes)
     assert one is not None
