@@ -47,7 +47,8 @@ from overlay.node.shells.port_forms import Marks
 from overlay.node.shells.userspace_transport import UserspaceTransport
 from overlay.packet_sizes import INNER_MTU, SEGMENT_MTU
 from overlay.paths.mix_choice import MixChoice
-from overlay.paths.paths import KillSwitchService, Paths
+from overlay.paths.path_services import KillSwitchService
+from overlay.paths.paths import Paths
 from overlay.paths.standby_keeper import StandbyKeeper
 from overlay.plugins import load_plugin
 from overlay.selection.checked import CheckedSelector

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Final
 
 import trio
 
@@ -35,18 +34,13 @@ from overlay.node.running import RunningNode
 from overlay.node.shared_requests import SharedRequests
 from overlay.node.shells.source_kill_switch import UnprotectedDestinations
 from overlay.node.status_summary import judged
-from overlay.node.unjoined import explained
+from overlay.node.unjoined import LEARNING_S, explained
 from overlay.paths.destinations import check_destination
 from overlay.paths.requested_path import PathTerms, RequestedPath
 
 __all__ = ["NodeService"]
 
 _log = EventLog(__name__)
-
-_LEARNING_S: Final = 20.0
-"""After its start, how long a node may need for its first crawls of the overlay."""
-
-_ASK_AGAIN_S: Final = 0.25
 
 
 # Large: one method for each request of the control socket.
@@ -58,7 +52,9 @@ class NodeService:
         self._cores = running.cores
         self._stop = stop
         self._shared = SharedRequests(
-            lambda requests: self._cores.paths.open_each(requests, self._now())
+            lambda requests: self._cores.paths.open_each(
+                requests, self._now(), patient_until=running.started_at + LEARNING_S
+            )
         )
 
     @property
@@ -75,17 +71,18 @@ class NodeService:
     async def open_paths(self, request: OpenPathsRequest) -> list[PathReport]:
         """Open paths and return when all carry packets.
 
-        All destinations are blocked before the first circuit is opened. If an earlier process or
-        request left a path to a destination, it is taken over. If no path can be opened, only the
-        state from before the request remains. If only some can be opened, all destinations stay
-        blocked or keep their circuit. If this call is cancelled, the destinations stay blocked and
-        the node continues to open the paths.
+        All destinations are blocked before the first circuit is begun. A path without an owner,
+        which an earlier process or client left, is taken over. A node that has just started waits
+        until it knows enough Mix-nodes. If no path of the request can be opened, nothing of it
+        remains, except for what was there before. If only some can, all destinations stay blocked
+        or carried. If the call is cancelled, the destinations stay blocked, and the node continues
+        to open the paths.
 
         Raises:
             PathError: a path could not be opened.
             ConfigurationError: the request is not possible; nothing was changed.
-            BackendError: this host refused an operation that a path needs.
-            LimitReached: this node has its maximum of circuits.
+            BackendError: this host refused a change that a path needs.
+            LimitReached: this node has the most circuits that its settings allow.
         """
         request = request_of(
             request.destinations,
@@ -94,27 +91,23 @@ class NodeService:
             via=request.via,
             both_versions=request.both_versions,
         )
-        while True:
-            paths = await self._requested_patiently(request)
-            try:
-                self._running.settle(self._now())
-                for path in paths:
-                    await self._running.answers.wait(path)
-            except BaseException:
-                self._disown(paths)
-                raise
-            failed = [path for path in paths if path.error is not None]
-            self._running.remember_paths()
-            if not failed:
-                # The kill switch has just been set. For 50 requests at once, reading it again for
-                # each answer would take as long as setting it.
-                exposure = self._running.shell.kill_switch.unprotected()
-                return [self._report(path, exposure) for path in paths]
+        paths = await self._requested(request)
+        try:
+            self._running.settle(self._now())
+            for path in paths:
+                await self._running.answers.wait(path)
+        except BaseException:
             self._disown(paths)
-            learning = all(isinstance(path.error, NoSuitablePath) for path in failed)
-            if not learning or not self._is_learning():
-                raise self._failure(failed, paths)
-            await trio.sleep(_ASK_AGAIN_S)
+            raise
+        failed = [path for path in paths if path.error is not None]
+        self._running.remember_paths()
+        if failed:
+            self._disown(paths)
+            raise self._failure(failed, paths)
+        # The kill switch was set a moment ago. For 50 requests at once, reading it for each answer
+        # would take as long as setting it.
+        exposure = self._running.shell.kill_switch.unprotected()
+        return [self._report(path, exposure) for path in paths]
 
     async def close_path(self, which: int | IpNetwork | None) -> int:
         """Close one path, or all (None); return how many.
@@ -196,9 +189,6 @@ class NodeService:
         for path in paths:
             self.disown(path.number)
 
-    def _is_learning(self) -> bool:
-        return self._now() < self._running.started_at + _LEARNING_S
-
     def _failure(self, failed: list[RequestedPath], paths: list[RequestedPath]) -> OverlayError:
         """Return the error of a request, with the state of its destinations."""
         error = failed[0].error or PathError("the path could not be opened.")
@@ -219,16 +209,6 @@ class NodeService:
         bootstrap = self._running.configuration.network.bootstrap
         return explained(error, contacts=self._cores.dht.contact_count, bootstrap=bootstrap)
 
-    async def _requested_patiently(self, request: OpenPathsRequest) -> list[RequestedPath]:
-        """Request paths; a node that has just started may still be learning about Mix-nodes."""
-        while True:
-            try:
-                return await self._requested(request)
-            except NoSuitablePath as error:
-                if not self._is_learning():
-                    raise self._explained(error) from error
-            await trio.sleep(_ASK_AGAIN_S)
-
     async def _requested(self, request: OpenPathsRequest) -> list[RequestedPath]:
         exit_settings = self._running.configuration.exit
         for destination in request.destinations:
@@ -238,7 +218,10 @@ class NodeService:
                 inner_networks=(exit_settings.inner_ipv4, exit_settings.inner_ipv6),
             )
         all_terms = [self._terms(request, each) for each in dict.fromkeys(request.destinations)]
-        return await self._shared.request(all_terms)
+        try:
+            return await self._shared.request(all_terms)
+        except NoSuitablePath as error:
+            raise self._explained(error) from error
 
     def _terms(self, request: OpenPathsRequest, destination: IpNetwork) -> PathTerms:
         """Return what a request asks for, with what was left or configured for the rest."""

@@ -7,12 +7,10 @@ from dataclasses import replace
 from typing import Final
 
 from overlay.control.service import PathReport, StatusReport
+from overlay.node.unjoined import LEARNING_S
 from overlay.plurals import counted
 
 __all__ = ["judged"]
-
-_LEARNING_S: Final = 20.0
-"""After its start, how long a node may need to join and to learn of Mix-nodes."""
 
 _AT_ONCE_S: Final = 0.5
 """An attempt that follows sooner is said to be made now."""
@@ -62,7 +60,7 @@ def _membership(report: StatusReport, bootstrap: Sequence[str]) -> Iterable[str]
         yield f"This node has not joined the overlay: {_not_joined(report, bootstrap)}"
     elif not report.mix_nodes:
         what = "it is still learning of Mix-nodes; wait a few seconds."
-        if report.uptime_s >= _LEARNING_S:
+        if report.uptime_s >= LEARNING_S:
             what = "none of the nodes that it found offers to carry circuits; wait for more."
         yield f"This node has joined the overlay, but has no path yet: {what}"
     elif not report.exits and not report.exit_problems and not _is_only_exit(report):
@@ -94,7 +92,7 @@ def _not_joined(report: StatusReport, bootstrap: Sequence[str]) -> str:
         )
     if not bootstrap:
         return 'it knows no other node; name one with "overlay up --bootstrap ADDRESS:PORT".'
-    if report.uptime_s < _LEARNING_S:
+    if report.uptime_s < LEARNING_S:
         return f"it waits for an answer of {_listed(bootstrap)}."
     verb = "does" if len(bootstrap) == 1 else "do"
     return (

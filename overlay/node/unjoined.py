@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from overlay.addresses import Endpoint
 from overlay.errors import NoSuitablePath
 from overlay.plurals import counted
 
-__all__ = ["explained"]
+__all__ = ["LEARNING_S", "explained"]
+
+LEARNING_S: Final = 20.0
+"""After its start, how long a node may need for its first crawls of the overlay."""
 
 
 def explained(

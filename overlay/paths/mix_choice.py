@@ -6,7 +6,7 @@ Reasons: docs/decisions/0043.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Final
@@ -79,6 +79,23 @@ class MixChoice:
         self._look_again(now)
         path.avoid = frozenset()
         return selector.select(self._request(path, path.avoid), view, self._rng)
+
+    def select_together(
+        self, paths: Sequence[RequestedPath], now: float
+    ) -> Sequence[MixPath] | None:
+        """Return Mix-nodes for each path of a request; None if all its paths shall wait.
+
+        Raises:
+            NoSuitablePath: the topology table does not allow one of them, and the request waits
+                no longer.
+            ConfigurationError: there is no strategy with this name.
+        """
+        try:
+            return [self.select(path, now) for path in paths]
+        except NoSuitablePath:
+            if any(now >= path.patient_until for path in paths):
+                raise
+            return None
 
     def has_other(self, path: RequestedPath, now: float) -> bool:
         """Tell whether there is a path that avoids all Mix-nodes that failed.

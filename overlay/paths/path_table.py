@@ -106,16 +106,19 @@ class PathTable:
         self,
         all_terms: Sequence[PathTerms],
         now: float,
-        select: Callable[[RequestedPath, float], MixPath],
+        select: Callable[[Sequence[RequestedPath], float], Sequence[MixPath] | None],
+        patient_until: float,
     ) -> PreparedRequest:
         """Choose Mix-nodes for new paths and add the paths, all or none; see open_paths()."""
         free = {terms.destination: self._free_path(terms.destination) for terms in all_terms}
         new = [terms for terms in all_terms if free[terms.destination] is None]
         self._check_room(len(new))
-        trials = [RequestedPath(0, terms, now) for terms in new]
-        mix_paths = [select(trial, now) for trial in trials]
+        trials = [RequestedPath(0, terms, now, patient_until=patient_until) for terms in new]
+        mix_paths = select(trials, now)
         taken = [path for path in free.values() if path is not None]
         for path in taken:
             path.held = True  # so that no other request takes it over
         made = [self._add(terms, now) for terms in new]
+        for path in made:
+            path.companions, path.patient_until = made, patient_until
         return PreparedRequest(all_terms, taken, made, mix_paths)

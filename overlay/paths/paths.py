@@ -35,29 +35,20 @@ from overlay.apm.events import (
     CircuitMoved,
     CircuitOpened,
 )
-from overlay.errors import BackendError, InternalError, OverlayError, PathError
+from overlay.errors import BackendError, InternalError, NoSuitablePath, OverlayError, PathError
 from overlay.paths.attempts import is_hopeless, wait_before_s
 from overlay.paths.ip_versions import blocked_versions
 from overlay.paths.mix_choice import MixChoice
-from overlay.paths.path_history import circuit_asked, circuit_missing, circuit_news, path_opened
+from overlay.paths.path_circuits import PathCircuits
+from overlay.paths.path_history import circuit_missing, circuit_news, path_opened
 from overlay.paths.path_services import CircuitService, KillSwitchService
 from overlay.paths.path_table import MAX_PATHS, PathTable
 from overlay.paths.prepared_request import PreparedRequest, outcome_of, protected_together
 from overlay.paths.protection import Protection
 from overlay.paths.requested_path import PathState, PathTerms, RequestedPath, lent_address
 from overlay.paths.standby_keeper import StandbyKeeper
-from overlay.selection.selector import MixPath
 
-__all__ = [
-    "MAX_PATHS",
-    "CircuitEvent",
-    "CircuitService",
-    "KillSwitchService",
-    "PathState",
-    "PathTerms",
-    "Paths",
-    "RequestedPath",
-]
+__all__ = ["Paths"]
 
 _LASTING_S = 10.0
 """If a circuit is lost sooner, the next attempt waits longer, because any hop can tear each circuit
@@ -68,9 +59,7 @@ down at once."""
 class Paths(PathTable):
     """All requested paths, at most ``MAX_PATHS``.
 
-    ``kill_switch_refusals`` counts changes that the host refused outside of a request.
-    ``first_tries`` counts the paths whose first circuit was begun, and ``opened_at_first_try``
-    those that this circuit served.
+    ``opened_at_first_try`` counts the paths that their first circuit served.
     """
 
     def __init__(
@@ -83,16 +72,22 @@ class Paths(PathTable):
     ) -> None:
         """Prepare; without ``standbys`` a path has one circuit at a time."""
         super().__init__()
-        self._circuits = circuits
-        self._kill_switch = kill_switch
         self._protection = Protection(kill_switch)
         self._choice = choice
         self._standbys = standbys
-        self._by_circuit: dict[int, RequestedPath] = {}
+        self._serving = PathCircuits(circuits, self._protection, standbys)
         self._answered = False
-        self.kill_switch_refusals = 0
-        self.first_tries = 0
         self.opened_at_first_try = 0
+
+    @property
+    def kill_switch_refusals(self) -> int:
+        """How many changes the host refused outside of a request."""
+        return self._protection.refusals
+
+    @property
+    def first_tries(self) -> int:
+        """How many paths had a first circuit."""
+        return self._serving.first_tries
 
     @property
     def blocked(self) -> set[int]:
@@ -107,7 +102,9 @@ class Paths(PathTable):
 
     # -- requests ----------------------------------------------------------
 
-    def open_paths(self, all_terms: Sequence[PathTerms], now: float) -> list[RequestedPath]:
+    def open_paths(
+        self, all_terms: Sequence[PathTerms], now: float, *, patient_until: float = -math.inf
+    ) -> list[RequestedPath]:
         """Block all destinations, then begin their first circuits (paper, Figure 4).
 
         An existing path without an owner is taken over. If its terms differ, its circuit is
@@ -117,6 +114,8 @@ class Paths(PathTable):
         Args:
             all_terms: paths to different destinations.
             now: Unix seconds.
+            patient_until: Unix seconds until which the request waits, with its destinations
+                blocked, if the topology table does not allow all of its paths yet.
 
         Raises:
             ConfigurationError: a destination has a path already, or a strategy is unknown.
@@ -124,17 +123,26 @@ class Paths(PathTable):
             BackendError: the host did not block the destinations.
             LimitReached: this node has the most circuits that its settings allow.
         """
-        return self._begin(self._prepare(all_terms, now, self._choice.select), now)
+        (outcome,) = self.open_each([all_terms], now, patient_until=patient_until)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def open_each(
-        self, requests: Sequence[Sequence[PathTerms]], now: float
+        self,
+        requests: Sequence[Sequence[PathTerms]],
+        now: float,
+        *,
+        patient_until: float = -math.inf,
     ) -> list[list[RequestedPath] | Exception]:
         """Make the paths of several requests; block all their destinations by one change.
 
         Returns:
             For each request its paths, or the error that :meth:`open_paths` would raise.
         """
-        prepare = functools.partial(self._prepare, select=self._choice.select)
+        prepare = functools.partial(
+            self._prepare, select=self._choice.select_together, patient_until=patient_until
+        )
         prepared = [outcome_of(prepare, each, now) for each in requests]
         blocked = protected_together(prepared, self._protection.protect)
         begin = functools.partial(self._begin, blocked=blocked)
@@ -176,7 +184,7 @@ class Paths(PathTable):
         try:
             self._protection.protect([*self.all_terms(), *left_out])
         except BackendError:  # the kill switch remembers them and tries again
-            self.kill_switch_refusals += 1
+            self._protection.refusals += 1
         return len(left_out)
 
     def disown(self, number: int) -> None:
@@ -185,6 +193,7 @@ class Paths(PathTable):
         if path is None or path.state is PathState.CLOSING:
             return
         path.held = False
+        path.end_patience()
         self._settle(path)
         if path.state is PathState.OPENING:
             path.state = PathState.REBUILDING
@@ -251,7 +260,7 @@ class Paths(PathTable):
         """Build paths with one of these inner addresses again, so that they get another one."""
         for path in self.all():
             if not addresses.isdisjoint(path.inner_addresses):
-                self._drop_circuit(path, now)
+                self._serving.close(path, now)
                 self._rebuild_later(path, now)
 
     def take_answered(self) -> bool:
@@ -267,7 +276,7 @@ class Paths(PathTable):
             (path.destination, address)
             for event in events
             if isinstance(event, CircuitOpened)
-            and (path := self._by_circuit.get(event.circuit))
+            and (path := self._serving.path_of(event.circuit))
             and (address := path.address_in(event.inner_addresses))
         ]
         with self._protection.carried_ahead(opened):
@@ -276,7 +285,7 @@ class Paths(PathTable):
 
     def handle(self, event: CircuitEvent, now: float) -> None:
         """Process an event of a circuit."""
-        path = self._by_circuit.get(event.circuit)
+        path = self._serving.path_of(event.circuit)
         if path is None:
             if self._standbys is not None:
                 self._standbys.handle(event, now)
@@ -322,22 +331,38 @@ class Paths(PathTable):
         try:
             if not blocked:
                 self._protection.protect(prepared.all_terms)
-            for path, mix_path in zip(made, prepared.mix_paths, strict=True):
-                path.companions = made
-                self._connect(path, mix_path, now)
-                self.first_tries += 1
+            self._serving.begin_together(made, prepared.mix_paths, now)
         except BaseException:
             for path in taken:
                 path.held = False
-            for path in made:
-                self._drop_circuit(path, now)
-                self._end_quietly(path, now)
+            self._end_together(made, now)
             raise
         terms_of = {terms.destination: terms for terms in prepared.all_terms}
         for path in taken:
             self._take_over(path, terms_of[path.destination], now)
         path_to = {path.destination: path for path in (*taken, *made)}
         return [path_to[destination] for destination in terms_of]
+
+    def _begin_waiting(self, paths: Sequence[RequestedPath], now: float) -> None:
+        """Begin the circuits of a request that waits, if the topology table allows all of them.
+
+        After an error, nothing of the request remains.
+        """
+        try:
+            self._serving.begin_together(paths, self._choice.select_together(paths, now), now)
+        except InternalError:
+            raise
+        except OverlayError as error:
+            for path in paths:
+                path.waits, path.retry_at, path.error = False, math.inf, error
+                self._settle(path)
+            self._end_together(paths, now)
+
+    def _end_together(self, paths: Iterable[RequestedPath], now: float) -> None:
+        for path in paths:
+            if path.number in self._paths:
+                self._serving.close(path, now)
+                self._end_quietly(path, now)
 
     def _take_over(self, path: RequestedPath, terms: PathTerms, now: float) -> None:
         """Give a path without an owner to a request; its destination stays blocked meanwhile."""
@@ -349,7 +374,7 @@ class Paths(PathTable):
             return
         path.settled = False
         if not same:
-            self._drop_circuit(path, now)
+            self._serving.close(path, now)
             path.state, path.avoid, path.fleeting = PathState.REBUILDING, frozenset(), 0
         if path.circuit is None:
             path.retry_at = now
@@ -357,15 +382,12 @@ class Paths(PathTable):
     def _settle(self, path: RequestedPath) -> None:
         path.settled = self._answered = True
 
-    def _connect(self, path: RequestedPath, mix_path: MixPath, now: float) -> None:
-        circuit = self._circuits.anonymous_connection(mix_path, path.destination, now)
-        path.circuit, path.mix_path = circuit, mix_path
-        self._by_circuit[circuit] = path
-        circuit_asked(path)
-
     def _retry(self, path: RequestedPath, now: float) -> None:
+        if path.waits:
+            self._begin_waiting([each for each in path.companions if each.waits], now)
+            return
         try:
-            self._connect(path, self._choice.select(path, now), now)
+            self._serving.begin(path, self._choice.select(path, now), now)
         except InternalError:
             raise
         except OverlayError as error:
@@ -376,7 +398,7 @@ class Paths(PathTable):
             address = lent_address(event.inner_addresses, path.destination.version)
             self._protection.carry(path.destination, address)
         except (PathError, BackendError) as error:
-            self._drop_circuit(path, now)
+            self._serving.close(path, now)
             self._failed(path, error, now)
             return
         self.opened_at_first_try += path.state is PathState.OPENING and not path.failures
@@ -394,8 +416,7 @@ class Paths(PathTable):
         self._choice.ended(path, event)
         if self._standbys is not None:
             self._standbys.took_over(path, event, now)
-        del self._by_circuit[event.circuit]
-        self._by_circuit[event.to] = path
+        self._serving.moved(path, event)
 
     def _failed(self, path: RequestedPath, error: OverlayError, now: float) -> None:
         """Try another circuit later, and report the failure after a few attempts.
@@ -404,7 +425,10 @@ class Paths(PathTable):
         path of a request ever carried packets, the request ends and nothing of it remains.
         """
         self._choice.blame(path, error)
-        self._detach(path)
+        self._serving.detach(path)
+        if isinstance(error, NoSuitablePath) and now < path.patient_until:
+            path.look_again_later(now)
+            return
         path.failures += 1
         circuit_missing(path, error)
         has_other = self._choice.has_other(path, now)
@@ -429,16 +453,13 @@ class Paths(PathTable):
             return False
         if any(each.error is None for each in companions):
             return False
-        for each in companions:
-            if each.number in self._paths:
-                self._drop_circuit(each, now)
-                self._end_quietly(each, now)
+        self._end_together(companions, now)
         return True
 
     def _lost(self, path: RequestedPath, now: float) -> None:
         lasted = path.opened_at is not None and now >= path.opened_at + _LASTING_S
         path.fleeting = 0 if lasted else path.fleeting + 1
-        self._detach(path)
+        self._serving.detach(path)
         self._rebuild_later(path, now)
 
     def _rebuild_later(self, path: RequestedPath, now: float) -> None:
@@ -448,30 +469,11 @@ class Paths(PathTable):
 
     def _abandon(self, path: RequestedPath, now: float) -> None:
         """Close the circuit of a path finally, and answer its request."""
-        self._drop_circuit(path, now)
+        self._serving.close(path, now)
+        path.end_patience()
         path.retry_at = math.inf
         path.error = path.error or PathError("the path was closed while it was being opened.")
         self._settle(path)
-
-    def _drop_circuit(self, path: RequestedPath, now: float) -> None:
-        circuit = path.circuit
-        self._detach(path)
-        if circuit is not None:
-            self._circuits.close(circuit, now)
-
-    def _detach(self, path: RequestedPath) -> None:
-        """Separate a path from its circuit; its destination stays blocked."""
-        address = path.carried_address
-        if path.circuit is not None:
-            self._by_circuit.pop(path.circuit, None)
-        path.circuit, path.inner_addresses, path.opened_at = None, (), None
-        if self._standbys is not None:
-            self._standbys.path_left_its_circuit(path)
-        if address is not None:
-            try:
-                self._kill_switch.uncarry(path.destination, address)
-            except BackendError:  # the device drops these packets, because no circuit takes them
-                self.kill_switch_refusals += 1
 
     def _end(self, path: RequestedPath, now: float) -> None:
         """Release the destination and forget the path; while the host refuses, it is CLOSING."""
@@ -494,4 +496,4 @@ class Paths(PathTable):
         try:
             self._end(path, now)
         except BackendError:
-            self.kill_switch_refusals += 1
+            self._protection.refusals += 1

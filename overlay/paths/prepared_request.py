@@ -25,13 +25,14 @@ class PreparedRequest:
         all_terms: the terms of its paths, which have different destinations.
         taken: existing paths that it takes over.
         made: its new paths.
-        mix_paths: the Mix-nodes of each new path, in the order of ``made``.
+        mix_paths: the Mix-nodes of each new path, in the order of ``made``. None if the request
+            waits, because the topology table does not allow all of them yet.
     """
 
     all_terms: Sequence[PathTerms]
     taken: list[RequestedPath]
     made: list[RequestedPath]
-    mix_paths: list[MixPath]
+    mix_paths: Sequence[MixPath] | None
 
 
 def outcome_of(step: Callable[[T, float], R], given: T, now: float) -> R | Exception:

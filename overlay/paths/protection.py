@@ -22,11 +22,15 @@ Carried = tuple[IpNetwork, InnerAddress]
 
 
 class Protection:
-    """Decides what the kill switch protects; the kill switch itself belongs to its shell."""
+    """Decides what the kill switch protects; the kill switch itself belongs to its shell.
+
+    ``refusals`` counts changes that the host refused and that are tried again, or not needed.
+    """
 
     def __init__(self, kill_switch: KillSwitchService) -> None:
         self._kill_switch = kill_switch
         self._left_blocked: set[int] = set()
+        self.refusals = 0
         self._carried_ahead: set[Carried] = set()
 
     @property
@@ -58,6 +62,13 @@ class Protection:
             self._carried_ahead.discard((destination, inner_address))
         else:
             self._kill_switch.carry((destination, inner_address))
+
+    def uncarry(self, destination: IpNetwork, inner_address: InnerAddress) -> None:
+        """Stop carrying packets to a destination, which stays blocked; count a refusal."""
+        try:
+            self._kill_switch.uncarry(destination, inner_address)
+        except BackendError:  # the device drops these packets, because no circuit takes them
+            self.refusals += 1
 
     @contextlib.contextmanager
     def carried_ahead(self, opened: list[Carried]) -> Iterator[None]:

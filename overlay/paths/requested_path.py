@@ -21,6 +21,10 @@ __all__ = [
 ]
 
 
+_LOOK_AGAIN_S = 0.25
+"""Interval of attempts while a request waits until this node knows enough Mix-nodes."""
+
+
 class PathState(enum.Enum):
     """The states of a requested path, in words for the user."""
 
@@ -74,6 +78,8 @@ class RequestedPath:
     consecutive ones that did so soon after ``served_since``, when the broken one began to serve.
     ``trouble`` is a clause that says why the last circuit ended or could not be opened. ``settled``
     tells whether the last request for the path has an answer: it is open, or ``error`` says why.
+    Until ``patient_until``, a topology table that allows no path is no failure. ``waits`` tells
+    whether the path has no circuit yet for this reason.
     """
 
     number: int
@@ -99,6 +105,16 @@ class RequestedPath:
     error: OverlayError | None = None
     standby: Standby = field(default_factory=Standby)
     settled: bool = False
+    patient_until: float = -math.inf
+    waits: bool = False
+
+    def look_again_later(self, now: float) -> None:
+        """Try again soon, because the topology table may allow the path then."""
+        self.retry_at = now + _LOOK_AGAIN_S
+
+    def end_patience(self) -> None:
+        """Treat a topology table without a path as a failure from now on."""
+        self.patient_until, self.waits = -math.inf, False
 
     @property
     def destination(self) -> IpNetwork:

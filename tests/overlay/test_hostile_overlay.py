@@ -10,7 +10,7 @@ from overlay import neighbours
 from overlay.addresses import Endpoint
 from overlay.link.events import LinkPeer
 from overlay.link.settings import LinkSettings
-from overlay.paths.paths import PathState
+from overlay.paths.requested_path import PathState
 from overlay.selection.selector import MixPath
 from sims.world.engine.conditions import drop
 

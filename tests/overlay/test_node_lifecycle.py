@@ -178,6 +178,20 @@ def test_other_parameters_open_an_inherited_path_anew_behind_the_kill_switch(oth
     run(program)
 
 
+def test_a_request_before_the_node_knows_mix_nodes_blocks_its_destination(others, alice):
+    async def program():
+        async with alice.node() as node:
+            with trio.move_on_after(0.0) as hung_up:
+                await node.service.open_paths(OpenPathsRequest((BOB,), 2))
+            assert hung_up.cancelled_caught
+            assert alice.host.blocked == {BOB}, "it stays blocked without its client"
+            async with others[0].node(), others[1].node():
+                [report] = await node.service.open_paths(OpenPathsRequest((BOB,), 2))
+            assert (report.number, report.state) == (1, "open")
+
+    run(program)
+
+
 def test_a_node_that_stops_while_a_path_opens_leaves_it_blocked(others, alice):
     async def program():
         async with running(others):

@@ -17,12 +17,12 @@ from overlay.errors import (
 
 
 @pytest.mark.slow
-def test_a_path_that_cannot_be_had_raises_its_own_error_and_leaves_the_host_alone(world):
+def test_a_path_that_cannot_be_had_raises_its_own_error_and_leaves_nothing_blocked(world):
     async def scenario():
         with pytest.raises(NoSuitablePath, match="whose policy refuses the destination"):
             async with world.alice.anonymous_path(ipaddress.ip_network("198.51.100.1/32")):
                 pytest.fail("there is no such path")
-        assert not world.host.devices
+        assert (world.host.blocked, world.host.carried, states(world)) == (set(), {}, [])
 
     world.play(scenario)
 

@@ -9,8 +9,7 @@ from scapy.packet import Raw
 
 from overlay.addresses import Endpoint
 from overlay.dht.events import Joined
-from overlay.paths.paths import PathState
-from overlay.paths.requested_path import PathTerms
+from overlay.paths.requested_path import PathState, PathTerms
 
 BOB = "203.0.113.10/32"
 HOST = "203.0.113.10"

@@ -14,7 +14,7 @@ from overlay.identity import LocalIdentity
 from overlay.link.events import LinkPeer
 from overlay.link.links import Links
 from overlay.link.settings import LinkSettings
-from overlay.paths.paths import PathState
+from overlay.paths.requested_path import PathState
 from sims.world.engine.network import NOWHERE
 
 ADDRESS = "77.1.2.66"

@@ -16,7 +16,7 @@ from overlay.node.node_cores import NodeCores
 from overlay.node.shells.enforcement import Enforced
 from overlay.node.shells.packet_transport import Arrived, NodeBackend, PacketTransport
 from overlay.node.shells.source_kill_switch import UnprotectedDestinations
-from overlay.paths.paths import KillSwitchService
+from overlay.paths.path_services import KillSwitchService
 
 __all__ = ["BackendChoice", "PacketShell", "ShellHost", "SourceKillSwitch"]
 

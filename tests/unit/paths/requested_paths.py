@@ -17,7 +17,8 @@ from overlay.errors import (
 from overlay.exit_policy import ExitPolicy, ExitRule
 from overlay.identity import LocalIdentity
 from overlay.paths.mix_choice import MixChoice
-from overlay.paths.paths import Paths, PathTerms
+from overlay.paths.paths import Paths
+from overlay.paths.requested_path import PathTerms
 from overlay.selection.uniform import UniformSelector
 
 NOW = 1_000_000_000.0

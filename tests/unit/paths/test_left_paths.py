@@ -23,7 +23,8 @@ from overlay.errors import (
     NoSuitablePath,
 )
 from overlay.paths.ip_versions import BLOCKED_FAMILY
-from overlay.paths.paths import MAX_PATHS, PathState, PathTerms
+from overlay.paths.path_table import MAX_PATHS
+from overlay.paths.requested_path import PathState, PathTerms
 
 ALICE = ip_network("2a00:77::10/128")
 LOST = CircuitEnd.UNANSWERED

@@ -12,7 +12,7 @@ from overlay.errors import CircuitRefused, CircuitTimedOut, PathError
 from overlay.node.bootstrap_report import BootstrapReport
 from overlay.node.reports import path_report
 from overlay.node.shells.source_kill_switch import UnprotectedDestinations
-from overlay.paths.paths import PathState
+from overlay.paths.requested_path import PathState
 from overlay.paths.standby_keeper import StandbyKeeper
 
 LOST = CircuitLost(1, CircuitEnd.UNANSWERED, silent_hop=2)

@@ -21,7 +21,7 @@ from overlay.errors import (
     ConfigurationError,
     LimitReached,
 )
-from overlay.paths.paths import PathState, PathTerms
+from overlay.paths.requested_path import PathState, PathTerms
 
 
 def unknown_strategy(name):

@@ -24,7 +24,8 @@ from overlay.errors import (
     NoSuitablePath,
     PluginError,
 )
-from overlay.paths.paths import MAX_PATHS, PathState, PathTerms
+from overlay.paths.path_table import MAX_PATHS
+from overlay.paths.requested_path import PathState, PathTerms
 
 
 def test_a_destination_is_protected_before_its_first_circuit_and_carried_after_it(world):
