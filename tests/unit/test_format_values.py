@@ -35,6 +35,7 @@ from overlay.link.handshake import MESSAGE_BYTES, VERSION, MessageType
 from overlay.link.settings import LinkSettings
 from overlay.node import path_file
 from overlay.node.path_file import MAX_FILE_BYTES, MAX_STORED
+from overlay.node.unjoined import LEARNING_S
 
 _ROOT = Path(__file__).parents[2]
 _NUMBER_WORDS = {4: "four", 8: "eight"}
@@ -201,6 +202,7 @@ def _control_socket() -> list[str]:
         f"up to {MAX_HOPS} nodes, first hop first",
         f"1 to {codec.MAX_NAME_CHARACTERS} characters",
         f"list of 1 to {MAX_DESTINATIONS} destinations",
+        f"started less than {LEARNING_S:g} s ago",
         f"| request line | {MAX_REQUEST_BYTES:,} bytes |",
         f"| connections | {MAX_CONNECTIONS} |",
         f"connects again for {client.BUSY_S:g} s |",
