@@ -84,7 +84,7 @@ class _World(World):
         if machine.index != self._script.prober:
             super().start(machine)
             return
-        dht = self._switched_on(machine)
+        dht = self.switched_on(machine)
         dht.bootstrap(self.bootstrap, self.heap.now)
         machine.flush()
 

@@ -57,8 +57,8 @@ def defined_in(source):
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
             if isinstance(node.value, ast.Name) and node.value.id == "self":
                 names.add(node.attr)
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            names.add(node.target.id)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
     return names
 
 
@@ -72,6 +72,16 @@ def foreign_private_names(source, own_names=frozenset()):
             if not (is_own or node.attr in own_names):
                 found.append((node.lineno, node.attr))
     return found
+
+
+def inherited_private_names(source):
+    """Return the private names that classes use of base classes in other modules."""
+    own_names = defined_in(source)
+    return [
+        (node.lineno, node.attr)
+        for node in nodes(source)
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own_names
+    ]
 
 
 def private_imports(source):
@@ -106,7 +116,8 @@ def private_texts(source):
 @pytest.mark.parametrize("path", sources(*USERS), ids=name_of)
 def test_no_private_name_of_the_product_is_used(path):
     source = path.read_text(encoding="utf-8")
-    assert foreign_private_names(source, defined_in(source) | ELSEWHERE) == []
+    used = foreign_private_names(source, defined_in(source)) + inherited_private_names(source)
+    assert {name for _, name in used} <= ELSEWHERE
     assert private_imports(source) == []
 
 
@@ -115,7 +126,8 @@ def test_tests_use_public_names_only():
     found = {}
     for path in sources("tests"):
         source = path.read_text(encoding="utf-8")
-        uses = foreign_private_names(source) + private_imports(source) + private_texts(source)
+        uses = foreign_private_names(source) + inherited_private_names(source)
+        uses += private_imports(source) + private_texts(source)
         if uses:
             found[name_of(path)] = uses
     assert found == {}
@@ -135,6 +147,19 @@ def test_tests_use_public_names_only():
 )
 def test_the_check_of_attributes_sees_what_it_should(source, count):
     assert len(foreign_private_names(source)) == count
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("class Ours(Lookup):\n def next(self): return self._paths", 1),
+        ("class Ours(Lookup):\n def next(self): return super()._next()", 1),
+        ("class Ours:\n def __init__(self): self._paths = self._other = []", 0),
+        ("class Ours:\n def next(self): return self._next()\n def _next(self): pass", 0),
+    ],
+)
+def test_the_check_of_base_classes_sees_what_it_should(source, count):
+    assert len(inherited_private_names(source)) == count
 
 
 @pytest.mark.parametrize(

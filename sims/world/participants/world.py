@@ -111,7 +111,7 @@ class World:
 
     def start(self, machine: Machine) -> None:
         """Switch a machine on: its node signs a descriptor and joins through known peers."""
-        dht = self._switched_on(machine)
+        dht = self.switched_on(machine)
         now = self.heap.now
         dht.publish(self._sign(machine), now)
         if machine.remembered:
@@ -143,7 +143,7 @@ class World:
         # would send ten times their usual traffic an hour after the start.
         phases = self.streams.stream("equilibrium", "signing")
         for machine in machines:
-            self._switched_on(machine, signs_in_s=phases.uniform(0.0, RESIGN_INTERVAL_S))
+            self.switched_on(machine, signs_in_s=phases.uniform(0.0, RESIGN_INTERVAL_S))
         rng = self.streams.stream("equilibrium")
         now = self.heap.now
         contacts = [self._ideal_contacts(machine, rng) for machine in machines]
@@ -175,9 +175,11 @@ class World:
         for listener in self.listeners:
             listener(machine, event)
 
-    # Inside.
+    def switched_on(self, machine: Machine, *, signs_in_s: float = RESIGN_INTERVAL_S) -> Dht:
+        """Connect a machine, start its core without joining, and return the core.
 
-    def _switched_on(self, machine: Machine, *, signs_in_s: float = RESIGN_INTERVAL_S) -> Dht:
+        Its descriptor is signed again ``signs_in_s`` seconds later.
+        """
         self.network.attach(machine)
         dht = self.make_core(self, machine)
         machine.switch_on(dht)
@@ -186,6 +188,8 @@ class World:
         # The heap holds no core, so that a core is freed as soon as its session ends.
         self.heap.at(self.heap.now + signs_in_s, self._resign, machine, machine.sessions)
         return dht
+
+    # Inside.
 
     def _sign(self, machine: Machine) -> MixDescriptor:
         exits = self.is_exit(machine)

@@ -33,12 +33,12 @@ class PlainLookup:
         self.asks, self.latest, self.answers = {}, {}, {}
         self.deadline = now + settings.lookup_time_s
         for index, contact in enumerate(start):
-            self.add(self.paths[index % len(self.paths)], contact, 0)
+            self._add(self.paths[index % len(self.paths)], contact, 0)
 
-    def far(self, node_id):
+    def _far(self, node_id):
         return distance(node_id, self.target)
 
-    def add(self, path, contact, hops):
+    def _add(self, path, contact, hops):
         known = path.candidates.get(contact.node_id)
         if known is not None:
             if contact not in known and len(known) < MOST_CLAIMS and hops:
@@ -50,21 +50,21 @@ class PlainLookup:
         if len(path.candidates) > MEMORY * self.settings.k + len(self.latest):
             unasked = [each for each in path.candidates if each not in self.latest]
             if unasked:
-                del path.candidates[max(unasked, key=self.far)]
+                del path.candidates[max(unasked, key=self._far)]
 
-    def in_state(self, *states):
+    def _in_state(self, *states):
         return sum(state in states for _, state in self.asks.values())
 
-    def has_room(self):
+    def _has_room(self):
         return len(self.asks) < self.settings.lookup_max_queries
 
-    def subnet(self, contact: Contact):
+    def _subnet(self, contact: Contact):
         private = self.settings.limit_private_prefixes
         return source_group(contact.endpoint, limit_private=private)
 
-    def next_of(self, path):
+    def _next_of(self, path):
         living = 0
-        for node_id in sorted(path.candidates, key=self.far):
+        for node_id in sorted(path.candidates, key=self._far):
             if living == self.settings.k:
                 return None
             contact = self.latest.get(node_id)
@@ -72,7 +72,7 @@ class PlainLookup:
                 living += 1
                 continue
             for claim in path.candidates[node_id]:
-                full = path.subnets[self.subnet(claim)] >= self.settings.table_prefix_limit
+                full = path.subnets[self._subnet(claim)] >= self.settings.table_prefix_limit
                 if claim not in self.asks and not full:
                     return claim
         return None
@@ -82,19 +82,19 @@ class PlainLookup:
         while found:
             found = False
             for path in sorted(self.paths, key=lambda each: each.asking):
-                if self.in_state("asked") >= self.settings.alpha or not self.has_room():
+                if self._in_state("asked") >= self.settings.alpha or not self._has_room():
                     return chosen
-                contact = self.next_of(path)
+                contact = self._next_of(path)
                 if contact is not None:
                     self.asks[contact] = (path, "asked")
                     self.latest[contact.node_id] = contact
-                    path.subnets[self.subnet(contact)] += 1
+                    path.subnets[self._subnet(contact)] += 1
                     path.asking += 1
                     chosen.append(Query(contact, FindNode(self.target)))
                     found = True
         return chosen
 
-    def settle(self, contact, state):
+    def _settle(self, contact, state):
         path, before = self.asks[contact]
         path.asking -= before == "asked"
         self.asks[contact] = (path, state)
@@ -102,31 +102,31 @@ class PlainLookup:
 
     def slow(self, query):
         if self.asks[query.contact][1] == "asked":
-            self.settle(query.contact, "slow")
+            self._settle(query.contact, "slow")
 
     def failed(self, query):
-        self.settle(query.contact, "failed")
+        self._settle(query.contact, "failed")
 
     def answered(self, query, reply, now):
         node_id = query.contact.node_id
-        path = self.settle(query.contact, "answered")
+        path = self._settle(query.contact, "answered")
         self.latest[node_id] = self.answers[node_id] = query.contact
         hops = path.hops[node_id] + 1
         if isinstance(reply, Contacts) and hops <= self.settings.lookup_max_hops:
             idle = [other for other in self.paths if not other.candidates]
             named = reply.contacts[: self.settings.k]
             for taker, contact in zip(cycle([path, *idle]), named, strict=False):
-                self.add(taker, contact, hops)
+                self._add(taker, contact, hops)
 
     def finished(self, now):
         if now >= self.deadline:
             return True
-        if self.in_state("asked"):
+        if self._in_state("asked"):
             return False
-        if self.has_room() and any(self.next_of(path) is not None for path in self.paths):
+        if self._has_room() and any(self._next_of(path) is not None for path in self.paths):
             return False
-        return not self.in_state("slow") or len(self.answers) >= self.settings.k
+        return not self._in_state("slow") or len(self.answers) >= self.settings.k
 
     def closest(self):
-        nearest = sorted(self.answers, key=self.far)[: self.settings.k]
+        nearest = sorted(self.answers, key=self._far)[: self.settings.k]
         return [self.answers[node_id] for node_id in nearest]
