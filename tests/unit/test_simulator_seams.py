@@ -1,9 +1,10 @@
-"""Simulations, laboratories and benchmarks derive from the product without its private names."""
+"""Users of the product, tests included, derive from it without its private names."""
 
 import ast
 import importlib
 import inspect
 import textwrap
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,17 +46,25 @@ def members(tree):
     return found
 
 
+@cache
+def inherited_from(base):
+    """Return the names that a class of the product has from the product."""
+    inherited = set()
+    for each in base.__mro__:
+        if each.__module__.startswith("overlay"):
+            inherited |= members(ast.parse(textwrap.dedent(inspect.getsource(each))))
+    return inherited
+
+
 def private_names_of_bases(source):
     """Return private names of the product that a class in ``source`` overrides or uses."""
     found = []
     for node, base in bases_in_the_product(source):
-        inherited = set()
-        for each in base.__mro__:
-            if each.__module__.startswith("overlay"):
-                inherited |= members(ast.parse(textwrap.dedent(inspect.getsource(each))))
         used = {each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute)}
         used |= {each.name for each in ast.walk(node) if isinstance(each, ast.FunctionDef)}
-        private = {name for name in used & inherited if name[0] == "_" and name[-1] != "_"}
+        private = {
+            name for name in used & inherited_from(base) if name[0] == "_" and name[-1] != "_"
+        }
         found += [(node.lineno, name) for name in sorted(private)]
     return found
 
@@ -63,6 +72,14 @@ def private_names_of_bases(source):
 @pytest.mark.parametrize("path", sources(*USERS), ids=name_of)
 def test_no_class_uses_or_overrides_a_private_name_of_its_base(path):
     assert private_names_of_bases(path.read_text(encoding="utf-8")) == []
+
+
+def test_no_class_of_a_test_uses_or_overrides_a_private_name_of_its_base():
+    used = {
+        name_of(path): private_names_of_bases(path.read_text(encoding="utf-8"))
+        for path in sources("tests")
+    }
+    assert {path: names for path, names in used.items() if names} == {}
 
 
 def test_the_check_of_base_classes_sees_what_it_should():

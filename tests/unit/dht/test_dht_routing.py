@@ -268,8 +268,14 @@ def test_a_lookup_of_ones_own_id_leaves_the_far_buckets_to_be_refreshed():
 class LongWay(Table):
     """Files a replacement that is seen again as it would file a stranger."""
 
-    def _renewed_replacement(self, bucket, contact, now):
-        return False
+    def seen(self, contact, now):
+        number = int.from_bytes(contact.node_id)
+        for bucket in self.buckets:
+            known = bucket.replacement_nodes.get(contact.node_id)
+            if known is not None and known.contact.endpoint == contact.endpoint:
+                assert bucket.range[0] <= number <= bucket.range[1]
+                bucket.remove_node(known)
+        return super().seen(contact, now)
 
 
 def test_a_replacement_that_is_seen_again_is_where_filing_it_anew_would_put_it():
