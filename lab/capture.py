@@ -1,17 +1,17 @@
-"""A vantage point: everything that passes one interface, from the first moment to the last.
+"""Capture every packet of one interface.
 
-The kernel writes each packet into a ring of memory shared with us (PACKET_RX_RING,
-packet(7)); nothing runs while the traffic does, and :meth:`Capture.stop` writes the ring into
-a pcap file that tcpdump, tshark and :mod:`lab.reading` understand. It is ready when
-:meth:`Capture.start` returns, and a packet that found no room is an error, since a vantage
-point that did not see cannot judge.
+The kernel writes each packet into a ring of memory that it shares with this process
+(PACKET_RX_RING, packet(7)). No code of this process runs during the traffic. :meth:`Capture.stop`
+writes the ring into a pcap file that tcpdump, tshark and :mod:`lab.reading` can read. The capture
+is complete from the return of :meth:`Capture.start` on. If a packet finds no room,
+:meth:`Capture.stop` raises an error, because an incomplete capture proves nothing.
 
 ::
 
     ring: frame | frame | ...    frame: tpacket2_hdr (32) | ... | from tp_mac: the packet
 
-tcpdump itself is not used: it insists on changing its groups, which a user namespace forbids
-to an unprivileged user. Format: Linux uapi ``linux/if_packet.h``, TPACKET_V2.
+tcpdump is not used, because it changes its groups, which a user namespace forbids to an
+unprivileged user. Format: Linux uapi ``linux/if_packet.h``, TPACKET_V2.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ _LINK_TYPES: Final = {1: 1, 772: 1, 0xFFFE: 101}
 
 _PCAP_NANOSECONDS: Final = 0xA1B23C4D
 _LOOKS: Final = 1000
-"""How often to look again for a packet that another CPU is just writing."""
+"""Number of further checks for a packet that another CPU is still writing."""
 
 
 class Capture:
     """Record an interface of a namespace into ``path``; a context manager.
 
-    ``snaplen_bytes`` is how much of each frame is kept (headers fit in 128), ``most_packets``
-    how many fit; they take about ``snaplen_bytes + 80`` bytes each.
+    ``snaplen_bytes`` is the number of bytes that are kept of each frame (headers fit in 128).
+    ``most_packets`` is the maximum number of packets, each of about ``snaplen_bytes + 80`` bytes.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Capture:
         self._link_type = 0
 
     def start(self) -> None:
-        """Begin; from the return on the kernel records every packet.
+        """Begin; the kernel records every packet from the return of this method on.
 
         Raises:
             LabError: there is no such interface, or no permission.
@@ -93,7 +93,7 @@ class Capture:
         self._link_type = _LINK_TYPES.get(hardware, 1)
 
     def stop(self) -> None:
-        """End, and write the file; harmless if repeated.
+        """End, and write the file; a repeated call does nothing.
 
         Raises:
             LabError: more packets passed than fit.
@@ -113,7 +113,7 @@ class Capture:
             )
 
     def packets(self) -> Iterator[Packet]:
-        """Yield what the capture saw (after :meth:`stop`)."""
+        """Yield the captured packets, after :meth:`stop`."""
         return read_packets(self.path)
 
     def __enter__(self) -> Self:
@@ -124,7 +124,7 @@ class Capture:
         self.stop()
 
     def _open(self) -> socket.socket:
-        # Protocol 0 receives nothing: the ring stands before the first packet comes.
+        # Protocol 0 receives nothing, so that the ring exists before the first packet arrives.
         new = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         try:
             frames = self._frames_per_block * self._blocks

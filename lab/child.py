@@ -15,7 +15,7 @@ from lab.namespaces import enter_network_of
 __all__ = ["FAILED", "become_program"]
 
 FAILED: Final = 1
-"""The exit status of a program that raised."""
+"""The exit status of a program that raised an exception."""
 
 _PR_SET_PDEATHSIG: Final = 1
 """From ``linux/prctl.h``."""

@@ -1,8 +1,8 @@
-"""The demonstration: a download through three IPsec tunnels, and what everybody saw of it.
+"""The demonstration: a download through three IPsec tunnels, and what each host sees of it.
 
-Nine nodes run as separate processes, each in a network namespace of its own: a bootstrap
-node, five mixes, two exits and alice; the web server stands outside the overlay. Everything
-that is printed comes from real captures; whatever does not hold makes the exit status 1.
+Nine nodes run as separate processes, each in a network namespace of its own: a bootstrap node, five
+mixes, two exits and alice. The web server is outside of the overlay. The printed results come from
+real captures. If a check fails, the exit status is 1.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _INSIDE: Final = "--inside"
 
 
 class Demonstration:
-    """The cast, the story and the verdicts."""
+    """The hosts, the steps of the demonstration, and the checks."""
 
     def __init__(self, stack: ExitStack, directory: Path) -> None:
         self._stack = stack
@@ -45,10 +45,10 @@ class Demonstration:
         self.nodes: dict[str, NodeProcess] = {}
         self._before: dict[str, str] = {}
 
-    # -- the story -------------------------------------------------------------------
+    # -- the steps -------------------------------------------------------------------
 
     def run(self) -> int:
-        """Tell the whole story; return the exit status."""
+        """Run all steps; return the exit status."""
         self._build()
         self._join()
         number, hops = self._download_through_a_path()
@@ -74,7 +74,7 @@ class Demonstration:
         self.web.publish("file", self.content)
 
     def _join(self) -> None:
-        # A running node holds a device of its kill switch, so look before the first start.
+        # A running node has a device of its kill switch, so read the state before the first start.
         self._before = host_state(self.alice.host.namespace)
         self._say("starting the nodes; each one knows the bootstrap node's address and no other")
         boot = self.nodes["boot"]
@@ -122,7 +122,7 @@ class Demonstration:
     def _report(self, recorded: dict[str, Capture], hops: Sequence[str]) -> None:
         names = {str(host.ipv4.ip): host.name for host in self.underlay.hosts}
         seen = {name: sightings(capture.path, names) for name, capture in recorded.items()}
-        self._say("what each vantage point saw:")
+        self._say("what was captured at each vantage point:")
         for name in ("alice", *hops, "bob"):
             print(f"\n    on the cable of {name}:")
             for line in told(seen[name]):
@@ -174,7 +174,7 @@ class Demonstration:
                 self._check(f"{name} left no device and no filter behind", _is_clean(state))
 
     def _forgot(self, name: str) -> bool:
-        """Wait until a node holds nothing of any circuit; links may stay for the next one."""
+        """Wait until a node has no state of any circuit; links may stay for the next one."""
         held = ("circuits_own", "circuits_relayed", "circuits_exit")
 
         def forgotten() -> bool:
@@ -188,13 +188,13 @@ class Demonstration:
             return False
         return True
 
-    # -- telling it ------------------------------------------------------------------
+    # -- output ----------------------------------------------------------------------
 
     def _name_of(self, overlay_address: str) -> str:
         for name, node in self.nodes.items():
             if node.overlay_address == overlay_address:
                 return name
-        raise LabError("a hop of the path is no node of ours.")
+        raise LabError("a hop of the path is no node of the demonstration.")
 
     def _say(self, what: str) -> None:
         print(f"[{time.monotonic() - self._begun:5.1f} s] {what}", flush=True)
@@ -208,12 +208,12 @@ class Demonstration:
         if self._failures:
             self._say(f"{len(self._failures)} of the checks failed")
             return 1
-        self._say("all of it held")
+        self._say("all checks passed")
         return 0
 
 
 def host_state(namespace: Namespace) -> dict[str, str]:
-    """Return what a node may change in its host, as the tools of iproute2 and nft print it."""
+    """Return the state of a host that a node may change, as iproute2 and nft print it."""
     commands = {
         "SAs": ["ip", "xfrm", "state"],
         "policies": ["ip", "xfrm", "policy"],

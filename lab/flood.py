@@ -1,15 +1,16 @@
-"""Sends prepared UDP payloads to one endpoint at a steady rate, each from another address.
+"""Send prepared UDP payloads to one endpoint at a steady rate, each from another address.
 
 ::
 
     python3 -m lab.flood TARGET PORT RATE SECONDS [SOURCE SOURCE_PORT] < payloads
 
-Standard input holds payloads as ``size (2, big-endian) | payload``. They are sent in turn, one
-IP packet each (a raw socket with forged source addresses and ports), so that no kernel on the
-way can aggregate them. Sources are in 198.18.0.0/15 or 2001:2::/48 (RFC 2544, RFC 5180), or all are
-the given one.
-The first line of output is "begun". The second one is a JSON object: ``sent`` datagrams,
-``seconds``, and ``cpu_s``, the processor time of this process; most of that is the kernel's
+Standard input contains payloads as ``size (2, big-endian) | payload``. They are sent in turn
+through a raw socket, with forged source addresses and ports. Each is one IP packet, so that no
+kernel can aggregate them. Sources are in 198.18.0.0/15 or 2001:2::/48 (RFC 2544, RFC 5180), unless
+one source is given.
+
+The first line of output is "begun". The second one is a JSON object with ``sent`` (datagrams),
+``seconds``, and ``cpu_s``, the processor time of this process. Most of this time is the kernel's
 delivery up to the receiver's queue.
 """
 
@@ -31,17 +32,17 @@ from overlay.system.message_structs import IoVector, Message
 __all__ = ["pack_payloads"]
 
 _PACKETS: Final = 4096
-"""Prepared packets: as many different sources."""
+"""Number of prepared packets, each with another source."""
 
 _TICK_S: Final = 0.0005
-"""Datagrams leave in groups of this interval: ten at 20,000 a second."""
+"""Interval in seconds of groups of datagrams; at 20,000 a second a group has ten."""
 
 _IPV6_HDRINCL: Final = 36
 _UDP: Final = 17
 
 
 def pack_payloads(payloads: Sequence[bytes]) -> bytes:
-    """Return payloads as this program reads them."""
+    """Return payloads in the format that this program reads."""
     return b"".join(len(each).to_bytes(2, "big") + each for each in payloads)
 
 
@@ -85,7 +86,7 @@ def _checksum(data: bytes) -> int:
 
 
 class _Flood:
-    """Packets ready for sendmmsg(2); it keeps alive what the kernel reads."""
+    """Packets for sendmmsg(2); it holds references to the memory that the kernel reads."""
 
     def __init__(self, packets: Sequence[bytes], target: str) -> None:
         ipv6 = ":" in target
@@ -112,7 +113,7 @@ class _Flood:
         self._next = 0
 
     def send(self, count: int) -> int:
-        """Send up to ``count`` of the packets and return how many left."""
+        """Send up to ``count`` of the packets and return the number of those that left."""
         count = min(count, len(self._messages) - self._next)
         at = ctypes.byref(self._messages, self._next * ctypes.sizeof(Message))
         sent = int(self._libc.sendmmsg(self._socket.fileno(), at, count, 0))

@@ -1,4 +1,4 @@
-"""Datagrams of every kind that anybody can send to a node's UDP port and that lead to nothing."""
+"""Make invalid datagrams of every kind that any host can send to a node's UDP port."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def garbage_kinds(
     """Return 256 payloads of each kind, by name.
 
     Args:
-        target: the node that receives them; what is used of it is public.
-        network_id: its network.
-        endpoint: where it listens.
-        known_spi: the SPI of one of its inbound link SAs, as an observer of the link sees it.
+        target: the node that receives them; only its public data are used.
+        network_id: name of its network.
+        endpoint: endpoint at which it listens.
+        known_spi: the SPI of one of its inbound link SAs, which an observer of the link can see.
     """
     rng = Random(1)
     link, dht = (
@@ -64,7 +64,7 @@ def garbage_kinds(
 
 
 class _LinkGarbage:
-    """Messages of the link channel."""
+    """Make messages of the link channel."""
 
     def __init__(self, target: LocalIdentity, network_id: str, rng: Random) -> None:
         credentials = Credentials.of(target, network_id, (1,))
@@ -94,7 +94,7 @@ class _LinkGarbage:
 
 
 class _DhtGarbage:
-    """Messages of the DHT channel; well-formed, from identities that exist."""
+    """Make messages of the DHT channel with a valid form, from identities that exist."""
 
     def __init__(
         self, target: LocalIdentity, network_id: str, endpoint: Endpoint, rng: Random

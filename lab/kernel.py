@@ -1,8 +1,8 @@
-"""Runs a command inside a Linux kernel that has ESP, whatever the running one can do.
+"""Run a command inside a Linux kernel that has ESP, even if the host's kernel has none.
 
-User Mode Linux is a kernel that runs as an ordinary program. It boots this machine's own
-files: they lie, not writable, below a file system in memory, so what a command changes is
-gone afterwards, except in the directories that are shared with it on purpose::
+User Mode Linux is a kernel that runs as an ordinary program. It boots this machine's own files,
+mounted read-only below a file system in memory. So the changes of a command are lost afterwards,
+except in the directories that are shared with it::
 
     this process                                    setpriv: gone with this process, kill -9 too
          └─ unshare: new process and mount namespace       │
@@ -12,7 +12,8 @@ gone afterwards, except in the directories that are shared with it on purpose::
 
     python3 -m lab.kernel [--share DIRECTORY] [--time-limit SECONDS] COMMAND...
 
-It works for root and for an ordinary user who may make namespaces; inside, it is root.
+Root and ordinary users who may make namespaces can use it. The command has the rights of root
+inside.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ _LOAD_SAMPLE_S: Final = 0.3
 
 # The parent may have died before prctl(PR_SET_PDEATHSIG) took effect.
 _IF_PARENT_LIVES: Final = '[ "$PPID" = "$0" ] && exec "$@"'
-# The kernel's memory is a file. In /dev/shm, which containers keep small, it might not fit.
-# No "exec": as first process of the namespace the kernel could not abort when it panics.
+# The kernel's memory is a file. It may be too large for /dev/shm, which is small in containers.
+# There is no "exec", because as first process of the namespace a kernel that panics could not
+# abort.
 _WITH_MEMORY: Final = (
     'ulimit -c 0; mount -t tmpfs -o "size=$1m" tmpfs "$TMPDIR" && shift && "$@"; exit "$?"'
 )
@@ -74,7 +76,7 @@ def in_kernel() -> bool:
 
 
 def missing_kernel_requirements() -> list[str]:
-    """Return one sentence for each thing that is missing, with the command to type."""
+    """Return one sentence for each missing requirement, with the command that provides it."""
     path = _search_path(os.environ)
     missing = [
         f"The program {program} is missing: apt install {package}."
@@ -100,9 +102,9 @@ def missing_kernel_requirements() -> list[str]:
 class KernelRun:
     """One boot of the kernel for one command; several may run at the same time.
 
-    ``directory`` is where the command starts; ``environment`` all that it gets, beside
-    :data:`IN_KERNEL`; ``shared`` the directories that it may write to on this host;
-    ``time_limit_s`` covers everything from boot to power-off.
+    The command starts in ``directory``. Its environment is ``environment`` and :data:`IN_KERNEL`.
+    It may write to the ``shared`` directories of this host. ``time_limit_s`` is the limit of the
+    time from boot to power-off.
     """
 
     command: Sequence[str]
@@ -113,13 +115,13 @@ class KernelRun:
     memory_mib: int = _DEFAULT_MEMORY_MIB
 
     def run(self, stdout: BinaryIO, stderr: BinaryIO) -> int:
-        """Run the command, pass on its output as it comes, and return its exit status.
+        """Run the command, copy its output as it arrives, and return its exit status.
 
-        Its standard input is empty. A signal that ends it counts as 128 plus its number.
+        Its standard input is empty. If a signal ends it, the status is 128 plus its number.
 
         Raises:
-            LabError: the kernel did not boot, ended early, or exceeded its time limit; no
-                process of it remains.
+            LabError: the kernel did not boot, ended early, or exceeded its time limit. No process
+                of it remains.
         """
         with _run_directory(self) as directory, _Lines() as lines:
             options = [
@@ -170,7 +172,7 @@ class KernelRun:
         return [
             *("setpriv", "--pdeathsig", "KILL", "--"),
             *("sh", "-c", _IF_PARENT_LIVES, str(os.getpid())),
-            # One processor: passing every system call between two takes many times as long.
+            # One processor, because system calls between two processors take many times as long.
             *("taskset", "--cpu-list", str(_idlest_processor())),
             *_isolation(),
             *("sh", "-c", _WITH_MEMORY, "sh", memory, *kernel),
@@ -178,7 +180,7 @@ class KernelRun:
 
 
 def selected_environment() -> dict[str, str]:
-    """Return the part of this process's environment that a command inside is given."""
+    """Return the part of this process's environment that a command inside gets."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -206,7 +208,7 @@ def _with_sbin() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _run_directory(run: KernelRun) -> Iterator[Path]:
-    """Make the directory through which the host and kernel_init.sh talk (described there)."""
+    """Make the directory by which the host and kernel_init.sh communicate (described there)."""
     environment = dict(run.environment) | {IN_KERNEL: "1", "PATH": _search_path(run.environment)}
     assigned = shlex.join(f"{name}={value}" for name, value in environment.items())
     shared = [str(each.resolve(strict=True)) for each in run.shared]
@@ -234,7 +236,7 @@ def _booted(
         try:
             yield process
         finally:
-            # Harmless after a power-off. The namespace's other processes die with its first.
+            # This does no harm after a power-off. The namespace's processes end with its first one.
             process.kill()
 
 
@@ -246,7 +248,7 @@ def _status(directory: Path, said: str) -> int:
 
 
 def _idlest_processor() -> int:
-    """Return the usable processor with the most time for a new process, watched for a moment."""
+    """Return the usable processor with the most free time, measured for a moment."""
     usable = os.sched_getaffinity(0)
     before = _free_ticks()
     time.sleep(_LOAD_SAMPLE_S)
@@ -257,7 +259,8 @@ def _idlest_processor() -> int:
 def _free_ticks() -> dict[int, int]:
     """Return each processor's idle time in ticks (proc(5), /proc/stat).
 
-    The time of programs at a lower priority ("nice") counts as idle, because they give way.
+    The time of programs with a lower priority ("nice") counts as idle, because they yield to a
+    kernel laboratory.
     """
     fields = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
     return {
@@ -278,7 +281,7 @@ class _Pipe:
 
 
 class _Lines:
-    """What comes out of the kernel: the command's two serial lines, and the console."""
+    """The outputs of the kernel: the command's two serial lines, and the console."""
 
     def __init__(self) -> None:
         self.stdout, self.stderr, self.console = _Pipe(), _Pipe(), _Pipe()
@@ -286,7 +289,7 @@ class _Lines:
         self._console_tail = b""
 
     def copy(self, stdout: BinaryIO, stderr: BinaryIO, deadline: float) -> bool:
-        """Pass on what comes until all ends are closed; False if that is not by ``deadline``."""
+        """Copy output until all ends are closed; return False if they are not by ``deadline``."""
         sinks: dict[int, BinaryIO | None] = {
             self.stdout.read: stdout,
             self.stderr.read: stderr,
@@ -314,12 +317,12 @@ class _Lines:
         return bool(data)
 
     def said(self) -> str:
-        """Return what the kernel itself said last, as a sentence."""
+        """Return the last line of the kernel's console, as a sentence."""
         text = self._console_tail.decode(errors="replace").replace("\r", "").strip()
         return f"The kernel said last:\n{text}" if text else "The kernel said nothing."
 
     def close_writing(self) -> None:
-        """Leave the writing ends to the kernel, so that its end can be noticed."""
+        """Close this process's writing ends, so that the end of the kernel closes the pipes."""
         if self._writing:
             self._writing = False
             for pipe in (self.stdout, self.stderr, self.console):
@@ -336,7 +339,7 @@ class _Lines:
 
 @contextlib.contextmanager
 def _terminal_restored() -> Iterator[None]:
-    """Give the terminal its settings back: a kernel that is killed leaves it raw."""
+    """Restore the terminal's settings, because a killed kernel leaves the terminal in raw mode."""
     before = termios.tcgetattr(0)
     try:
         yield
@@ -358,7 +361,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         type=Path,
         action="append",
         default=[],
-        help="let the command write to it; all else that it writes is gone afterwards",
+        help="let the command write to it; changes elsewhere are lost when the kernel ends",
     )
     parser.add_argument(
         "--time-limit", metavar="SECONDS", type=float, default=_DEFAULT_TIME_LIMIT_S

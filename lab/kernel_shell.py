@@ -1,7 +1,7 @@
-"""A prompt inside the kernel laboratory, with the hosts of the demonstration up.
+"""Run a shell inside the kernel laboratory, with the hosts of the demonstration.
 
-``make kernel-shell`` starts it there. The hosts are those of ``lab/demo.py``, without nodes;
-here they have names for ``ip netns``, since /run is the laboratory's own.
+``make kernel-shell`` starts it there. The hosts are those of ``lab/demo.py``, without nodes. They
+have names for ``ip netns``, because the laboratory has its own /run.
 """
 
 from __future__ import annotations

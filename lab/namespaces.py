@@ -1,4 +1,4 @@
-"""Network namespaces of a laboratory: made, entered, and gone with the process that made them.
+"""Make and enter network namespaces of a laboratory, which end with the process that made them.
 
 ::
 
@@ -7,10 +7,10 @@
          ├── nsenter --net=/proc/ANCHOR/ns/net ... PROGRAM         popen(), run()
          └── a thread after setns(2)                               call()
 
-An anchor ends when its standard input does, so a namespace cannot outlive us, not even
-after ``kill -9``; its programs get SIGKILL through ``prctl(PR_SET_PDEATHSIG)``, from a few
-milliseconds after their start (a process namespace, see below, leaves no gap). No name is
-written to ``/run/netns``, so the same code works for root and for an unprivileged user::
+An anchor ends with its standard input. So a namespace ends with this process, even after
+``kill -9``. Its programs get SIGKILL through ``prctl(PR_SET_PDEATHSIG)``, which takes effect a few
+milliseconds after their start. A process namespace (see below) has no such gap. No name is written
+to ``/run/netns``, so the same code works for root and for an unprivileged user::
 
     python3 -m lab.namespaces PROGRAM [ARGUMENT ...]
 
@@ -46,12 +46,12 @@ _CLONE_NEWNET: Final = 0x40000000
 """From ``linux/sched.h``, for setns(2)."""
 
 _STOP_S: Final = 20.0
-"""How long a program may take to obey SIGTERM before it gets SIGKILL."""
+"""Time in seconds for a program to end after SIGTERM, before it gets SIGKILL."""
 
 _XTABLES_LOCK: Final = ("XTABLES_LOCKFILE", "/proc/self/ns/net")
-"""Environment of iptables: the file that it locks. By default that is one of the whole machine, so
-that hosts of a laboratory would wait for each other, and fail after two seconds. This one is
-the network namespace itself, so each host has a lock of its own, as on a machine of its own."""
+"""Environment of iptables: the file that it locks. The default is one file of the whole machine, so
+hosts of a laboratory would wait for each other and fail after two seconds. This file is the network
+namespace, so each host has its own lock, like separate machines."""
 
 T = TypeVar("T")
 Stream = int | IO[Any] | None
@@ -62,7 +62,7 @@ class LabError(Exception):
 
 
 class Program(Protocol):
-    """What a namespace needs of a process that runs in it; ``subprocess.Popen`` has it."""
+    """The interface of a process that runs in a namespace; ``subprocess.Popen`` has it."""
 
     stdin: Any
     stdout: Any
@@ -77,23 +77,23 @@ class Program(Protocol):
         ...
 
     def send_signal(self, sig: int, /) -> None:
-        """Send it a signal."""
+        """Send the process a signal."""
         ...
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """End the process with SIGKILL."""
         ...
 
 
 class Namespace:
-    """One network namespace, held by an anchor process; use it as a context manager.
+    """One network namespace, kept by an anchor process; use it as a context manager.
 
-    It owns the programs started by :meth:`popen` and ends those still running when it closes.
+    It owns the programs that :meth:`popen` started, and ends those that still run when it closes.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        os.environ.setdefault(*_XTABLES_LOCK)  # inherited by all that runs in here
+        os.environ.setdefault(*_XTABLES_LOCK)  # inherited by all programs of this namespace
         self._programs: list[Program] = []
         self._anchor = subprocess.Popen(
             ["unshare", "--net", "--", "sh", "-c", "echo ready; exec cat >/dev/null"],
@@ -124,7 +124,7 @@ class Namespace:
         return self._anchor.pid
 
     def entering(self, argv: Sequence[str]) -> list[str]:
-        """Return the command that runs ``argv`` in here and dies with its parent."""
+        """Return the command that runs ``argv`` in the namespace and ends with its parent."""
         net = f"--net=/proc/{self.pid}/ns/net"
         return ["nsenter", net, "--", "setpriv", "--pdeathsig", "KILL", "--", *argv]
 
@@ -137,7 +137,7 @@ class Namespace:
         stderr: Stream = None,
         env: dict[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a program in here; it is ended, at the latest, when the namespace closes."""
+        """Start a program in the namespace; it ends, at the latest, when the namespace closes."""
         program = subprocess.Popen(
             self.entering(argv), stdin=stdin, stdout=stdout, stderr=stderr, env=env
         )
@@ -145,7 +145,7 @@ class Namespace:
         return program
 
     def adopt(self, program: Program) -> None:
-        """End a program that runs in here, at the latest, when the namespace closes."""
+        """Take over a running program of the namespace, to end it when the namespace closes."""
         self._programs.append(program)
 
     def run(
@@ -156,7 +156,7 @@ class Namespace:
         check: bool = True,
         timeout_s: float = 60.0,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program in here to its end and return its output.
+        """Run a program in the namespace to its end and return its output.
 
         Raises:
             LabError: it failed (with its error output) or took longer than ``timeout_s``.
@@ -186,7 +186,7 @@ class Namespace:
         self.run(["ip", "-batch", "-"], text_input="\n".join(commands) + "\n")
 
     def set_kernel(self, **values: int | str) -> None:
-        """Write kernel settings below ``net.``, dots as double underscores: ``ipv4__ip_forward=1``.
+        """Write kernel settings below ``net.``, with ``__`` for a dot: ``ipv4__ip_forward=1``.
 
         Raises:
             LabError: the kernel does not know one of them, or forbids it.
@@ -197,8 +197,8 @@ class Namespace:
     def call(self, function: Callable[[], T]) -> T:
         """Call a function of this process in a thread that entered the namespace.
 
-        Sockets, TUN devices and child processes that it makes belong to the namespace, also
-        after it returned. The thread ends with the call.
+        Sockets, TUN devices and child processes that the function makes belong to the namespace,
+        also after its return. The thread ends with the call.
         """
         results: list[T] = []
         errors: list[BaseException] = []
@@ -207,7 +207,7 @@ class Namespace:
             try:
                 enter_network_of(self.pid)
                 results.append(function())
-            except BaseException as error:  # handed to the caller below
+            except BaseException as error:  # raised again below
                 errors.append(error)
 
         thread = threading.Thread(target=enter_and_call, name=f"namespace-{self.name}")
@@ -218,7 +218,7 @@ class Namespace:
         return results[0]
 
     def close(self) -> None:
-        """End the programs started in here, then the namespace with all its devices."""
+        """End the programs of the namespace, then the namespace with all its devices."""
         while self._programs:
             end_program(self._programs.pop())
         if self._anchor.stdin is not None:
@@ -236,7 +236,7 @@ class Namespace:
 
 
 def end_program(program: Program) -> None:
-    """End one program that we started: politely, then at once; closes its pipes."""
+    """End one program by SIGTERM, or by SIGKILL if it does not end in time; close its pipes."""
     if program.poll() is None:
         program.send_signal(signal.SIGTERM)
         try:
@@ -256,7 +256,7 @@ def enter_network_of(pid: int) -> None:
     Raises:
         LabError: the kernel refused.
     """
-    # os.setns came with Python 3.12; this one works for 3.11 as well.
+    # os.setns exists since Python 3.12; this code also works with 3.11.
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -281,10 +281,10 @@ _IFF_TUN_NO_PI: Final = 0x0001 | 0x1000
 
 
 def missing_requirements() -> list[str]:
-    """Return one sentence for each thing that the laboratory lacks, with the command to type.
+    """Return one sentence for each missing requirement, with the command that provides it.
 
-    An empty list means that every :class:`Namespace`, TUN device, packet filter and capture
-    of the laboratory can be had by this process.
+    If the list is empty, this process can make every :class:`Namespace`, TUN device, packet filter
+    and capture of the laboratory.
     """
     missing = [
         f"The program {program} is missing: apt install {package}."
@@ -320,7 +320,7 @@ def _tun_missing() -> list[str]:
 
 
 def netem_missing() -> str | None:
-    """Return the sentence that says why links cannot be delayed here, or None if they can."""
+    """Return a sentence that says why links cannot be delayed here, or None if they can."""
     with Namespace("probe") as probe:
         done = probe.run(
             ["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"], check=False
@@ -331,11 +331,11 @@ def netem_missing() -> str | None:
 
 
 def isolation_command(argv: Sequence[str]) -> list[str]:
-    """Return the command that runs ``argv`` as root of namespaces of its own.
+    """Return the command that runs ``argv`` as root of new namespaces.
 
-    Root gets new network, mount and process namespaces, anybody else a user namespace
-    beside them. The process namespace ends with its first process, and with it all that
-    was started inside.
+    These are network, mount and process namespaces, and for other users than root also a user
+    namespace. The process namespace ends with its first process, together with all processes that
+    were started inside.
     """
     namespaces = ["--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]
     if os.geteuid() != 0:

@@ -1,4 +1,4 @@
-"""Nodes of a laboratory: separate processes of the product, each in its host's namespace."""
+"""Run nodes of a laboratory as separate processes of the product, each in its host's namespace."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class NodeProcess:
         """Prepare a node on ``host``; its processes are preloaded (lab/preloaded.py).
 
         Args:
-            host: where it runs.
-            directory: its own, made if need be.
-            exits: whether it is a willing exit.
+            host: the host on which it runs.
+            directory: its own directory, made if necessary.
+            exits: whether it is configured as an exit.
             ipv6: whether the overlay runs over the underlay's IPv6.
             backend: its IPsec backend.
             settings: further TOML sections.
@@ -66,12 +66,12 @@ class NodeProcess:
 
     @property
     def running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
-        """The number of the running process.
+        """The id of the running process.
 
         Raises:
             LabError: none runs.
@@ -81,7 +81,7 @@ class NodeProcess:
         return self._process.pid
 
     def start(self, bootstrap: NodeProcess | str | None = None) -> None:
-        """Start the process; it joins through ``bootstrap`` alone, or by what it remembers.
+        """Start the process; it joins through ``bootstrap``, or through nodes that it has stored.
 
         ``bootstrap`` is a node or the endpoint of one.
         """
@@ -108,23 +108,23 @@ class NodeProcess:
             self._process.send_signal(number)
 
     def stop(self) -> None:
-        """Stop the process politely and wait for its end."""
+        """Stop the process with SIGTERM and wait for its end."""
         process, self._process = self._process, None
         if process is not None:
             end_program(process)
 
     def kill(self) -> None:
-        """End the process as a crash would (SIGKILL)."""
+        """End the process with SIGKILL, like a crash."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
             process.wait()
 
     def cli(self, *arguments: str, timeout_s: float = 60.0) -> str:
-        """Run the command line on this node's host and return what it printed.
+        """Run the command line on this node's host and return its output.
 
         Raises:
-            LabError: it failed; with its error output.
+            LabError: it failed; the message has its error output.
         """
         namespace, entry = self.host.namespace, entry_of(self.runner)
         if entry is None:
@@ -159,20 +159,20 @@ class NodeProcess:
 
     @property
     def answers(self) -> bool:
-        """Whether the node answers its owner: its control socket is there.
+        """Whether the node answers at its control socket.
 
         Raises:
-            LabError: its process has ended; with the end of its log.
+            LabError: its process has ended; the message has the end of its log.
         """
         self._insist_on_life()
         return (self.directory / "run" / "control.sock").exists()
 
 
 def wait_until(what: str, holds: Callable[[], bool], *, timeout_s: float) -> float:
-    """Poll until ``holds()``; return how many seconds it took.
+    """Poll until ``holds()`` is true; return how many seconds it took.
 
     Raises:
-        LabError: it did not hold within ``timeout_s``.
+        LabError: it was not true within ``timeout_s``.
     """
     begun = time.monotonic()
     while not holds():

@@ -1,9 +1,9 @@
-"""Pings that are all waited for.
+"""Send pings and wait for each answer for the full time.
 
 ``ping -c 3 -W 5`` waits five seconds for its last answer only if no answer came before. Otherwise
 it waits for two round trips or one interval, whichever is longer (iputils, ping(8), ``-W``). So an
-answer that a busy host delays counts as lost, although no packet was lost. Here each ping is a run
-of the program, so that each answer has the whole time.
+answer that a busy host delays counts as lost, although no packet was lost. Here each ping is a
+separate run of the program, so that it waits for each answer for the full time.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def pings(
     count: int,
     patience_s: int = 20,
 ) -> subprocess.CompletedProcess[str]:
-    """Ping ``target`` so many times, one after the other, until one gets no answer.
+    """Ping ``target`` the given number of times, one after the other, until one gets no answer.
 
-    ``options`` are the program's own. The exit status is 0 if each got an answer within
+    ``options`` are options of ping. The exit status is 0 if each ping got an answer within
     ``patience_s`` seconds.
     """
     each = shlex.join(["ping", "-c", "1", "-W", str(patience_s), *options, str(target)])

@@ -1,14 +1,14 @@
-"""Processes of the product that start in milliseconds, because one process imported it for all.
+"""Start processes of the product in milliseconds, by forking a process that has imported it.
 
-An interpreter that imports the product takes a second of processor time, and three inside the
-kernel laboratory. So a server imports it once, and forks for each process that is wanted::
+An interpreter needs a second of processor time to import the product, and three seconds inside the
+kernel laboratory. So a server imports it once, and forks for each requested process::
 
     this process ──socket──> python -m lab.preloaded ──fork──> overlay up, in a host's namespace
          ^                          (imports once)                    │
          └───────── a pipe for each: its number, its exit status <────┘
 
-Each is a process of its own from there on: its own namespace, files, sockets and memory. It runs
-the same function as the command line. It dies with the server, and the server with this process.
+After the fork each process has its own namespace, files, sockets and memory. It runs the same
+function as the command line. It ends with the server, and the server ends with this process.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ _IMPORTED: Final = (
     *("overlay.cli.initialise", "overlay.cli.without_node", "overlay.node"),
 )
 _ENTRIES: Final = {"overlay": "overlay.cli.main", "lab.watched": "lab.watched"}
-"""What may be run, and the module that has its ``main(arguments)``."""
+"""Commands that can be run, with the module of each that has ``main(arguments)``."""
 
 _MESSAGE_BYTES: Final = 65_536
 
 
 def entry_of(runner: Sequence[str]) -> tuple[str, list[str]] | None:
-    """Return module and first arguments of a command that can be run preloaded, or None."""
+    """Return module and first arguments of a command that the server can run, or None."""
     if list(runner[:2]) == [sys.executable, "-m"] and runner[2] in _ENTRIES:
         return _ENTRIES[runner[2]], list(runner[3:])
     return None
 
 
 class PreloadedProcess:
-    """A child of the server; as much of :class:`subprocess.Popen` as the laboratory uses."""
+    """A child of the server, with the methods of :class:`subprocess.Popen` that are used here."""
 
     stdin = stdout = stderr = None
 
@@ -85,18 +85,18 @@ class PreloadedProcess:
         return self.returncode if self.returncode is not None else FAILED
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send the process a signal, unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """End the process with SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
     def _take_status(self) -> None:
         self._read_line()
         os.close(self._ends)
-        # Nothing to read: the server is gone, and took its children along.
+        # There is nothing to read, so the server has ended, and its children with it.
         self.returncode = int(self._read or -signal.SIGKILL)
 
     def _read_line(self) -> None:
@@ -110,12 +110,12 @@ class PreloadedProcess:
 def start_preloaded(
     namespace: Namespace, module: str, arguments: Sequence[str], *, stdout: int, stderr: int
 ) -> PreloadedProcess:
-    """Run ``main(arguments)`` of a module in a process of its own, inside a namespace.
+    """Run ``main(arguments)`` of a module in a separate process, inside a namespace.
 
     Args:
-        namespace: where it runs; it ends, at the latest, when the namespace closes.
-        module: the one that :func:`entry_of` returned.
-        arguments: of its ``main``.
+        namespace: the namespace; the process ends, at the latest, when it closes.
+        module: the module that :func:`entry_of` returned.
+        arguments: arguments of its ``main``.
         stdout: descriptor of its standard output.
         stderr: descriptor of its standard error.
 
@@ -162,7 +162,7 @@ def run_preloaded(
 
 
 class _ForkServer:
-    """The process that forks; it ends when this process does."""
+    """The process that forks; it ends with this process."""
 
     def __init__(self) -> None:
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -199,7 +199,7 @@ class _ForkServer:
 
 
 _servers: dict[int, _ForkServer] = {}
-"""By the process that started it: a forked child of that must start its own."""
+"""Servers by the id of the process that started them, because a forked child must start its own."""
 
 
 def _the_server() -> _ForkServer:
@@ -228,7 +228,7 @@ class _Request:
 
 
 def _serve(control: socket.socket) -> None:
-    """Fork for each request until the other end closes; tell each child's number and status."""
+    """Fork for each request until the other end closes; report each child's id and status."""
     children: dict[int, tuple[int, int]] = {}  # by pidfd: the process id, its pipe
     while True:
         ready, _, _ = select.select([control.fileno(), *children], [], [])

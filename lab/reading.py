@@ -1,12 +1,12 @@
-"""Read pcap files, a :class:`~lab.capture.Capture`'s or tcpdump's, into one record a packet.
+"""Read pcap files of :class:`~lab.capture.Capture` or tcpdump into one record for each packet.
 
 ::
 
     file header: magic (4) | version (2+2) | zone (4) | sigfigs (4) | snaplen (4) | link type (4)
     each record: seconds (4) | fraction (4) | captured bytes (4) | bytes on the wire (4) | frame
 
-Understood: IPv4, IPv6 (with its extension headers) and ARP over Ethernet, raw IP (TUN) and
-Linux's "any" device (SLL, SLL2). Other frames are left out. Format: draft-ietf-opsawg-pcap.
+It understands IPv4, IPv6 (with extension headers) and ARP, over Ethernet, raw IP (TUN) and Linux's
+"any" device (SLL, SLL2). Other frames are omitted. Format: draft-ietf-opsawg-pcap.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UDP: Final = 17
 ESP: Final = 50
 ICMPV6: Final = 58
 ARP: Final = 0x0806
-"""Stands in :attr:`Packet.protocol` for ARP, which has no IP protocol number."""
+"""Value of :attr:`Packet.protocol` for ARP, which has no IP protocol number."""
 
 _IPV4: Final = 0x0800
 _IPV6: Final = 0x86DD
@@ -52,11 +52,11 @@ _FRAGMENT: Final = 44
 
 
 class Packet(NamedTuple):
-    """One packet as a vantage point saw it.
+    """One captured packet.
 
-    ``length`` is the size of the whole IP packet in bytes on the wire (also where the capture
-    kept less), ``payload`` what was kept after the TCP, UDP or IP header. Ports are 0 where
-    there are none: other protocols, and all fragments but the first.
+    ``length`` is the size of the whole IP packet in bytes on the wire, even if the capture kept
+    less. ``payload`` is the captured part after the TCP, UDP or IP header. Ports are 0 for other
+    protocols, and for all fragments except the first.
     """
 
     timestamp: float
@@ -71,7 +71,7 @@ class Packet(NamedTuple):
 
 
 class _Body(NamedTuple):
-    """What follows the IP header(s)."""
+    """The part of a packet after its IP headers."""
 
     protocol: int
     offset: int
@@ -79,10 +79,10 @@ class _Body(NamedTuple):
 
 
 def read_packets(path: Path) -> Iterator[Packet]:
-    """Yield the packets of a pcap file in order; a record cut off at its end is left out.
+    """Yield the packets of a pcap file in order; an incomplete record at its end is omitted.
 
     Raises:
-        LabError: the file is no pcap file or has a link type that we do not know.
+        LabError: the file is no pcap file, or this reader does not know its link type.
     """
     with path.open("rb") as file:
         header = file.read(24)
@@ -165,7 +165,7 @@ def _after_extensions(data: bytes) -> _Body:
 
 
 def _ports(data: bytes, body: _Body) -> tuple[int, int, int]:
-    """Return source port, destination port and where the payload begins."""
+    """Return source port, destination port and the offset of the payload."""
     if body.protocol not in _WITH_PORTS or not body.first_fragment:
         return 0, 0, body.offset
     source, destination = struct.unpack_from(">HH", data, body.offset)

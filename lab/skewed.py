@@ -1,8 +1,8 @@
-"""A node whose system time is off by what a file says, as if another program had set the clock.
+"""Run a node with a wrong system time, as if another program had set the clock.
 
 ::
 
-    python3 -m lab.skewed FILE COMMAND ...      FILE holds seconds, and may change while it runs
+    python3 -m lab.skewed FILE COMMAND ...      FILE has the error in seconds, and may change
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["main"]
 
 
 def main(argv: list[str]) -> int:
-    """Run the command line behind the name of the file; return its status."""
+    """Run the command line that follows the name of the file; return its status."""
     file, told = Path(argv[0]), time.time
     time.time = lambda: told() + float(file.read_text() or 0)
     return overlay_main(argv[1:])

@@ -1,4 +1,4 @@
-"""An underlay of hosts in networks of their own, joined by one router; all real veth pairs.
+"""Build an underlay of hosts in separate networks with one router, connected by veth pairs.
 
 ::
 
@@ -6,9 +6,9 @@
     mix1  10.2.0.2/16 ──┤ core (forwards) ├── ...
     mix2  10.3.0.2/16 ──┘                 └──
 
-Host *k* sits in 10.k.0.0/16 and fd00:k::/32, so that no two share the prefix that path
-selection tells networks apart by. Only the core forwards. No router solicitations and no
-duplicate address detection: nearly all that a capture shows was sent on purpose.
+Host *k* is in 10.k.0.0/16 and fd00:k::/32, so that no two hosts share a prefix that path selection
+compares. Only the core forwards. Router solicitations and duplicate address detection are off. So
+nearly every captured packet was sent by the test.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def numbered_addresses(number: int) -> tuple[IPv4Interface, IPv6Interface]:
 
 
 class Underlay:
-    """Owner of the core and of every host; a context manager that leaves nothing behind.
+    """Own the core and all hosts; a context manager that removes everything at its end.
 
-    ``wire_packets`` makes veths show packets as a real wire would carry them, one by one;
-    without it the kernel passes several segments at once, which is faster.
+    With ``wire_packets`` veths carry packets one by one, like a real wire. Without it the kernel
+    passes several segments at once, which is faster.
     """
 
     def __init__(self, *, wire_packets: bool = False, mtu: int = _DEFAULT_MTU) -> None:
@@ -103,8 +103,8 @@ class Underlay:
     ) -> LaboratoryHost:
         """Add a host in the next numbered networks, or in the given ones.
 
-        The first address of each network is the core's. ``delay_ms`` holds back each packet
-        on the cable, in both directions.
+        The first address of each network is that of the core. Each packet is delayed on the cable
+        by ``delay_ms``, in both directions.
 
         Raises:
             LabError: the name or network is taken, or the kernel refused.
@@ -125,7 +125,7 @@ class Underlay:
     def add_server(self, name: str, number: int = 10) -> LaboratoryHost:
         """Add a host outside the overlay: 203.0.113.N/24 and 2001:db8:113::N (one per underlay).
 
-        Public as far as an exit policy is concerned (RFC 5737, RFC 3849).
+        Exits of a laboratory permit these addresses (RFC 5737, RFC 3849).
         """
         return self.add_host(
             name,

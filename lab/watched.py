@@ -1,8 +1,8 @@
-"""A node whose SAs a laboratory may read: ``overlay`` with an engine that writes down its keys.
+"""Run ``overlay`` with an engine that writes its keys to a file for the laboratory.
 
-``python3 -m lab.watched KEYFILE overlay-arguments...`` is the product's command line, except
-that every SA that is installed also goes to KEYFILE, one JSON object a line. Nothing of the
-product can do that; it exists so that tshark and scapy can judge real captures.
+``python3 -m lab.watched KEYFILE overlay-arguments...`` is the product's command line, except that
+every installed SA is also written to KEYFILE, as one JSON object per line. With these keys, tshark
+and scapy can decrypt real captures. The product itself cannot write keys.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["WatchedSa", "main", "read_key_file"]
 
 @dataclass(frozen=True, slots=True)
 class WatchedSa:
-    """One SA as a laboratory saw it installed; addresses as text, keys as hexadecimal digits."""
+    """One installed SA, with addresses as text and keys as hexadecimal digits."""
 
     spi: int
     source: str
@@ -39,14 +39,14 @@ class WatchedSa:
 
 
 class WatchedEngine(UserspaceEngine):
-    """A userspace engine that writes down what is installed."""
+    """A userspace engine that writes every installed SA to a file."""
 
     def __init__(self, key_file: Path) -> None:
         super().__init__(rng=SystemRandom())
         self._key_file = key_file
 
     def install(self, configuration: IpsecConfiguration) -> None:
-        """Install, then write the SAs down."""
+        """Install the configuration, then write its SAs to the file."""
         super().install(configuration)
         with self._key_file.open("a") as file:
             for association in configuration.associations:
@@ -54,7 +54,7 @@ class WatchedEngine(UserspaceEngine):
 
 
 def read_key_file(path: Path) -> Iterator[WatchedSa]:
-    """Yield the SAs that a watched node wrote down."""
+    """Yield the SAs that such a node has written."""
     for line in path.read_text().splitlines():
         yield WatchedSa(**json.loads(line))
 
@@ -72,7 +72,7 @@ def _written(association: SecurityAssociation) -> dict[str, object]:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command line behind the name of the key file; return its status."""
+    """Run the command line that follows the name of the key file; return its status."""
     engine = WatchedEngine(Path(argv[0]))
     return overlay_main(argv[1:], run_node=functools.partial(run_node, engine=engine))
 

@@ -1,4 +1,4 @@
-"""A web server outside the overlay: nginx in its host's namespace, with a log to read."""
+"""Run a web server outside of the overlay: nginx in its host's namespace, with an access log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["WebServer"]
 
 
 class WebServer:
-    """nginx on port 80 of both address families; a context manager."""
+    """nginx on port 80 over IPv4 and IPv6; a context manager."""
 
     def __init__(self, host: LaboratoryHost, directory: Path) -> None:
         self.host = host
@@ -27,7 +27,7 @@ class WebServer:
         (self._root / name).write_bytes(content)
 
     def clients(self) -> set[str]:
-        """Return the addresses from which requests came, as the access log shows them."""
+        """Return the source addresses of requests in the access log."""
         return {line.split()[0] for line in self._log.read_text().splitlines() if line}
 
     def __enter__(self) -> Self:
@@ -47,7 +47,7 @@ class WebServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to do: the namespace ends its programs."""
+        """Do nothing, because the namespace ends its programs."""
 
     def _answers(self) -> bool:
         probe = ["curl", "-s", "-o", "/dev/null", f"http://{self.address}/"]

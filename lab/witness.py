@@ -1,4 +1,4 @@
-"""What one vantage point could know: who spoke with whom, in which protocol, and how much."""
+"""Sum up a capture: which hosts exchanged packets, in which protocol, and how much."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lab.reading import ARP, TCP, UDP, Packet, read_packets
 __all__ = ["BULK_BYTES", "Sighting", "sightings", "told"]
 
 BULK_BYTES: Final = 1_000_000
-"""More than this between two hosts is the download, not the overlay's housekeeping."""
+"""Bytes between two hosts above which the traffic is the download and not control traffic."""
 
 _NON_ESP_MARKER: Final = bytes(4)
 _CONTROL: Final = "overlay control"
@@ -20,7 +20,7 @@ _CONTROL: Final = "overlay control"
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """All packets that a vantage point saw between two hosts in one protocol."""
+    """All captured packets between two hosts in one protocol."""
 
     source: str
     destination: str
@@ -48,7 +48,7 @@ class Sighting:
 
 
 def sightings(capture: Path, names: Mapping[str, str]) -> list[Sighting]:
-    """Sum up a capture; ``names`` maps addresses to hosts. ARP stays on the cable: left out."""
+    """Sum up a capture without ARP; ``names`` maps addresses to hosts."""
     sums: dict[tuple[str, str, str], tuple[int, int]] = {}
     for packet in read_packets(capture):
         if packet.protocol == ARP:
@@ -63,7 +63,7 @@ def sightings(capture: Path, names: Mapping[str, str]) -> list[Sighting]:
 
 
 def told(seen: list[Sighting]) -> list[str]:
-    """Return the lines to print: who exchanged data, and the overlay's housekeeping in one."""
+    """Return the lines to print: hosts that exchanged data, and all control traffic as one line."""
     lines = [str(sighting) for sighting in seen if sighting.what != _CONTROL]
     control = [sighting for sighting in seen if sighting.what == _CONTROL]
     if control:
