@@ -1,4 +1,4 @@
-"""Real nodes under a scripted churn, held against the same script simulated.
+"""Compare real nodes under scripted churn with a simulation of the same script.
 
 ::
 

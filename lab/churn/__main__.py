@@ -1,7 +1,7 @@
-"""``python3 -m lab.churn``: play the script for real and simulated, and compare.
+"""``python3 -m lab.churn``: play the script with real and simulated nodes, and compare.
 
-Exit status: 0 they agree, 1 they differ, 2 the laboratory could not be built, 3 they differ
-on a host that was too busy for a fair comparison.
+The exit status is 0 if the figures agree, 1 if they differ, 2 if the laboratory could not be built,
+and 3 if they differ on a host that was too busy for a fair comparison.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison and print its page."""
+    """Run the comparison and print its report."""
     arguments = _parser().parse_args(argv)
     missing = missing_requirements()
     if missing:
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _simulate(script: ChurnScript, runs: int) -> list[Measured]:
-    """Play on the simulator with seeds 1, 2, ..., on all cores."""
+    """Play the script in the simulator with seeds 1, 2, ..., on all cores."""
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         return list(pool.map(partial(simulate, script), range(1, runs + 1)))
 

@@ -1,10 +1,10 @@
-"""Real against simulated, figure by figure, each with its interval and a verdict.
+"""Compare each figure of the real run with the simulated runs, with intervals and a verdict.
 
-The real run is one draw; the simulator's runs of the same script, with other identities,
-delays and choices, show how much one draw scatters. So the difference has two parts: the
-scatter of one run (the larger of what the real run's own counts and the simulated runs tell)
-and the error of the simulated mean. They agree in a figure if zero lies within the 95 %
-interval of the difference.
+The real run is a single one. The simulated runs of the same script, with other identities, delays
+and choices, show how much single runs vary. So the interval of a difference has two parts. The
+first is the variation of one run: the larger one of the values from the real run's own counts and
+from the simulated runs. The second is the error of the simulated mean. A figure agrees if zero is
+within the 95 % interval of the difference.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _Z: float = 1.96
 
 @dataclass(frozen=True, slots=True)
 class ComparedQuantity:
-    """One figure of both worlds; every interval is one of 95 %.
+    """One figure, real and simulated; all intervals are of 95 %.
 
     Attributes:
-        name: what it is.
+        name: name of the figure.
         real, real_half: the real value and half of its interval.
         simulated, simulated_half: mean of the simulated runs and half of its interval.
         half: half of the interval of the difference.
@@ -42,12 +42,12 @@ class ComparedQuantity:
 
     @property
     def difference(self) -> float:
-        """Real less simulated."""
+        """The real value minus the simulated one."""
         return self.real - self.simulated
 
     @property
     def agrees(self) -> bool:
-        """Whether no difference is compatible with what was seen."""
+        """Whether the interval of the difference contains zero."""
         return abs(self.difference) <= self.half
 
 
@@ -55,10 +55,10 @@ def compare(real: Measured, simulated: Sequence[Measured]) -> list[ComparedQuant
     """Return every figure.
 
     Raises:
-        ValueError: fewer than two simulated runs, which show no scatter.
+        ValueError: there are fewer than two simulated runs, so that their variation is unknown.
     """
     if len(simulated) < 2:
-        raise ValueError("a comparison needs two simulated runs at least")
+        raise ValueError("a comparison needs at least two simulated runs")
     runs = [one.statistics() for one in simulated]
     errors = _standard_errors(real)
     return [

@@ -1,8 +1,8 @@
-"""Processes that start in milliseconds: forked from this one, which has imported the product.
+"""Start nodes in milliseconds by forking this process, which has imported the product.
 
-Each is a node of its own: its own process, namespace, socket, files and memory from there on.
-What is shared is code that was read from disk once; starting thirty interpreters, again and
-again, would measure the imports of a laptop.
+After the fork each node has its own process, namespace, socket, files and memory. Only the code is
+shared. If thirty interpreters were started again and again, the time of imports would dominate the
+measurement.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ __all__ = ["Forked"]
 
 
 class Forked:
-    """A child of this process inside a namespace; it dies with its parent at the latest.
+    """A child of this process inside a namespace; it ends, at the latest, with its parent.
 
-    The parent must run one thread only when it makes one.
+    The parent must have only one thread when it makes a child.
     """
 
     def __init__(self, namespace: Namespace, log: Path, program: Callable[[], int]) -> None:
@@ -35,10 +35,10 @@ class Forked:
         os.close(output)
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """End the process with SIGKILL, like a crash."""
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
 
     def ended(self) -> bool:
-        """Tell whether it has ended by itself."""
+        """Tell whether the process has ended by itself."""
         return os.waitpid(self.pid, os.WNOHANG)[0] != 0

@@ -1,4 +1,4 @@
-"""Counters of nodes that come and go, summed over their sessions after the warm-up."""
+"""Sum the counters of nodes over their sessions after the warm-up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["CounterTotals"]
 
 
 class CounterTotals:
-    """Adds up what each node's counters gained, and how long the node was there."""
+    """Sum the increases of each node's counters, and the time for which the node was on line."""
 
     def __init__(self) -> None:
         self._open: dict[int, tuple[float, Mapping[str, int]]] = {}
@@ -17,11 +17,11 @@ class CounterTotals:
         self._seconds: Counter[int] = Counter()
 
     def begin(self, node: int, time_s: float, counters: Mapping[str, int]) -> None:
-        """A node is watched from now on; its counters stand at these values."""
+        """Begin a session of a node whose counters have these values now."""
         self._open[node] = time_s, dict(counters)
 
     def end(self, node: int, time_s: float, counters: Mapping[str, int] | None) -> None:
-        """A node is gone, or the run over. None: its last values are lost, as is its session."""
+        """End a node's session; with None its last values are lost, and the session with them."""
         began, before = self._open.pop(node, (time_s, {}))
         if counters is None or time_s <= began:
             return
@@ -30,11 +30,11 @@ class CounterTotals:
             self._gained[node][name] += value - before.get(name, 0)
 
     def total(self, name: str) -> int:
-        """Return what all nodes together gained."""
+        """Return the increase of all nodes together."""
         return sum(gained[name] for gained in self._gained.values())
 
     def rates(self, name: str) -> tuple[float, ...]:
-        """Return what each node gained in a second of its presence."""
+        """Return the increase of each node per second on line."""
         return tuple(
             gained[name] / self._seconds[node]
             for node, gained in sorted(self._gained.items())

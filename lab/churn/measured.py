@@ -1,4 +1,4 @@
-"""What one play of the script yields, real or simulated."""
+"""The results of one run of the script, real or simulated."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Measured:
 
     Attributes:
         probes, probes_found: record lookups, and those that found the record.
-        paths, paths_opened: paths asked for, and those that their first circuit served.
-        lookups, lookups_succeeded: the relays' own lookups, and those that closed in time.
-        datagrams_per_s, bytes_per_s: DHT datagrams and bytes that each relay sent in a second
-            that it was on-line, one value a relay.
-        lag_s: how late the play's actions came, all but the slowest twentieth of them: what a
-            host that is too busy shows first. 0 in a simulation.
+        paths, paths_opened: requested paths, and those that their first circuit served.
+        lookups, lookups_succeeded: the relays' own lookups, and those that ended in time.
+        datagrams_per_s, bytes_per_s: DHT datagrams and bytes that each relay sent per second on
+            line, one value for each relay.
+        lag_s: delay of the script's actions in seconds, as the 95 % quantile. A busy host has
+            large delays. It is 0 in a simulation.
     """
 
     probes: int
@@ -37,7 +37,7 @@ class Measured:
         return {
             "lookup success": self.probes_found / max(1, self.probes),
             "path success at first try": self.paths_opened / max(1, self.paths),
-            # One that began before the warm-up ended may close after it.
+            # A lookup that began before the end of the warm-up may end after it.
             "own lookups closed in time": min(1.0, self.lookups_succeeded / max(1, self.lookups)),
             "datagrams per node and second": fmean(self.datagrams_per_s),
             "bytes per node and second": fmean(self.bytes_per_s),

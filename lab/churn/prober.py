@@ -1,4 +1,4 @@
-"""The member that looks records up, as a process: the product's DHT core on a real socket."""
+"""Run the prober as a process: the product's DHT core on a real socket."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["run_prober"]
 
 
 def run_prober(script: ChurnScript, ids: list[NodeId], began_at: float, results: Path) -> int:
-    """Be a member until the script is over; then write what the lookups found.
+    """Take part in the overlay until the script ends; then write the results of the lookups.
 
     Args:
-        script: the play.
+        script: the script.
         ids: every node's id, by number.
         began_at: ``time.monotonic()`` at the script's beginning.
-        results: file for a JSON list of truth values.
+        results: file for a JSON list, with true for each lookup that found its record.
     """
     trio.run(_Prober(script, ids, began_at, results).run)
     return 0

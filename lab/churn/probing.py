@@ -1,4 +1,4 @@
-"""Record lookups by one member, the same code over real sockets and on the event heap."""
+"""Look up records from one node, with the same code over real sockets and on the event heap."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["Probing"]
 
 
 class Probing:
-    """Looks up records of members that the script keeps on-line, and counts who found them.
+    """Look up records of nodes that are on line for some time, and count successes.
 
-    The owner is not asked, so what is measured is the DHT's memory and not its presence.
+    The owner is not asked, so that the lookup measures how well the DHT stores records.
     """
 
     def __init__(self, script: ChurnScript, ids: list[NodeId], rng: Random) -> None:
@@ -28,7 +28,7 @@ class Probing:
         self.results: list[bool] = []
 
     def ask(self, dht: Dht, time_s: float, now: float) -> None:
-        """Begin one lookup at ``time_s`` of the script."""
+        """Begin one lookup at the time ``time_s`` of the script."""
         owner = self._ids[self._rng.choice(self._script.settled(time_s))]
         DhtInspection(dht).probe(owner, now, partial(self._walked, dht, owner))
 

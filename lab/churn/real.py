@@ -1,7 +1,7 @@
-"""The script with real processes: a node each, killed and started again on time.
+"""Play the script with real processes, which are killed and started again on time.
 
-The nodes run the product's own command line. They are watched through their control sockets
-alone; a Unix socket is a file, so it is reached from outside the namespace.
+The nodes run the product's own command line. They are observed only through their control sockets.
+A Unix socket is a file, so it can be used from outside of the namespace.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class _Node:
 
     @property
     def control_socket(self) -> Path:
-        """Where it answers its owner."""
+        """Path of its control socket."""
         return self.directory / "run" / "control.sock"
 
     def start(self) -> None:
@@ -97,11 +97,11 @@ class _Node:
         self._process = Forked(self._host.namespace, self.directory / "log", program)
 
     def kill(self) -> None:
-        """End the process without a word."""
+        """End the process with SIGKILL."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-        with contextlib.suppress(FileNotFoundError):  # a dead node's, which nobody listens on
+        with contextlib.suppress(FileNotFoundError):  # of the killed process
             self.control_socket.unlink()
 
     def insist_on_life(self) -> None:
@@ -112,7 +112,7 @@ class _Node:
             raise LabError(f"the node {self._host.name} ended: {log}")
 
     def counters(self) -> dict[str, int] | None:
-        """Return what the node counted so far; None if it does not answer (yet)."""
+        """Return the node's counters; None if it does not answer (yet)."""
         try:
             with ControlClient(self.control_socket) as client:
                 status = client.status()
@@ -122,9 +122,9 @@ class _Node:
 
 
 class _Asker:
-    """A client that opens a path, closes it, waits and repeats; never blocks.
+    """A client that opens a path, closes it, waits and repeats; its methods do not block.
 
-    Each round has a connection of its own: a node closes those on which nothing is said.
+    Each round has a separate connection, because a node closes idle ones.
     """
 
     def __init__(self, node: _Node, stage: _Stage) -> None:
@@ -134,7 +134,7 @@ class _Asker:
         self._buffer = b""
 
     def ask(self) -> None:
-        """Request a path; the answer comes when it is open, or when there is none to be had."""
+        """Request a path; the answer arrives when it is open, or when it could not be opened."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.connect(self._control_socket)
         self._stage.selector.register(self._socket, selectors.EVENT_READ, self._readable)
@@ -167,7 +167,7 @@ class _Asker:
 
 
 class _Stage:
-    """The clock of the play: what is due, and what can be read."""
+    """The schedule of the run: actions that are due, and descriptors that can be read."""
 
     def __init__(
         self, script: ChurnScript, nodes: list[_Node], prober: LaboratoryHost, directory: Path

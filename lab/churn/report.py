@@ -1,4 +1,4 @@
-"""The comparison as a page for people and as JSON for programs."""
+"""Write the comparison as a page for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def page(script: ChurnScript, figures: Sequence[ComparedQuantity], runs: int, la
         "# Real against simulated",
         "",
         f"{script.nodes} nodes and a prober, each a process in a network namespace of its own; "
-        f"{len(script.relays)} relays leave without a word after {timing.mean_session_s:g} s and "
+        f"{len(script.relays)} relays are killed after {timing.mean_session_s:g} s and "
         f"return after {timing.mean_absence_s:g} s (means, exponential). Measured: "
         f"{timing.duration_s:g} s after {timing.warm_up_s:g} s of warm-up. Simulated: the same "
         f"script (seed {script.seed}), {runs} runs. All intervals are of 95 %.",

@@ -1,4 +1,4 @@
-"""Which node is on-line when: one script for real and simulated nodes.
+"""Decide when each node is on line, by one script for real and simulated nodes.
 
 The bootstrap node, the exits and the clients stay on-line. Relays come and go, with exponential
 sessions and absences. A relay leaves without a message, as after a crash. The last node is the
@@ -33,18 +33,18 @@ _EXITS: Final = 3
 _CLIENTS: Final = 5
 _NODES: Final = 30
 _LEAST_SESSION_S: Final = 5.0
-"""The start of a process takes about one second of it."""
+"""In seconds. The start of a process takes about one second of this time."""
 
 
 def _of_dht(name: str, default: float) -> Any:  # noqa: ANN401 - the kind decides
-    """Declare a setting of the DHT with a default of its own."""
+    """Declare a setting of the DHT with a default for this laboratory."""
     known = declared(DhtSettings)[name]
     return setting(default, known.kind, known.meaning)
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptTiming(Settings):
-    """How long each part of the script takes. The defaults are those of the full run."""
+    """Durations of the parts of the script. The defaults are those of the full run."""
 
     warm_up_s: float = setting(120.0, seconds(0, 3600), "Time before the measurement begins.")
     duration_s: float = setting(1200.0, seconds(1, 86_400), "Time of the measurement.")
@@ -64,7 +64,7 @@ class ScriptTiming(Settings):
 
     @property
     def end_s(self) -> float:
-        """When the script ends, in seconds after its beginning."""
+        """The end of the script, in seconds after its beginning."""
         return self.warm_up_s + self.duration_s
 
     def dht_settings(self) -> DhtSettings:
@@ -176,5 +176,5 @@ class ChurnScript:
 
 
 def endpoint_of(node: int) -> Endpoint:
-    """Return the endpoint of a real and of a simulated node, in a /16 of its own."""
+    """Return the endpoint of a real and simulated node; each node has its own /16."""
     return Endpoint(f"10.{node + 1}.0.2", PORT)

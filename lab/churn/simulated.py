@@ -1,8 +1,8 @@
-"""The script on the simulator: its world, its machines, its clock; the product's cores.
+"""Play the script in the simulator, with its world, machines and clock, and the product's cores.
 
-Two things stand in for what the simulator does not carry. A circuit opens if every node of
-its path runs at that moment. And a client's topology table is told what its cores
-would tell it. Which path is chosen, and whether another try follows, decides the product.
+Two parts are replaced. A circuit opens if every node of its path runs at that moment. A client's
+topology table gets the events that the client's cores would pass to it. The product's code chooses
+paths and decides about further attempts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _SETUP_TIMEOUT_S: Final = 6.0
 
 
 def simulate(script: ChurnScript, seed: int) -> Measured:
-    """Play the script once; ``seed`` draws identities, delays and every node's choices."""
+    """Play the script once; ``seed`` determines identities, delays and every node's choices."""
     return _Play(script, seed).run()
 
 
@@ -80,7 +80,7 @@ class _World(World):
         self.bootstrap = (endpoint_of(script.bootstrap),)
 
     def start(self, machine: Machine) -> None:
-        """Start a node; the prober is a member that serves nobody."""
+        """Start a node; the prober has no descriptor."""
         if machine.index != self._script.prober:
             super().start(machine)
             return
@@ -101,7 +101,7 @@ def _core(world: World, machine: Machine) -> Dht:
 
 
 class _Client:
-    """Asks for a path, closes it, pauses, asks again; knows what its crawls brought."""
+    """A client that opens a path, closes it, waits and repeats; it knows what its crawls found."""
 
     def __init__(self, play: _Play, machine: Machine) -> None:
         world = play.world
@@ -128,7 +128,7 @@ class _Client:
         self.table.take(event, self._world.heap.now)
 
     def ask(self, *_: object) -> None:
-        """Request a path; what is left of the last one goes first."""
+        """Close the last path, if there is one, and request a new one."""
         now = self._world.heap.now
         for path in self.paths.all():
             self.paths.close(path.number, now)
@@ -138,10 +138,10 @@ class _Client:
         except NoSuitablePath:
             return
 
-    # What paths need of Anonymous Paths Management.
+    # The methods of Anonymous Paths Management that paths need.
 
     def anonymous_connection(self, path: MixPath, destination: IpNetwork, now: float) -> int:
-        """Begin a circuit: it opens if every hop runs, else it times out."""
+        """Begin a circuit, which opens if every hop runs, and times out otherwise."""
         self._last += 1
         number = self._last
         numbers = [int.from_bytes(hop.node_id, "big") for hop in path.hops]
@@ -155,10 +155,10 @@ class _Client:
         return number
 
     def close(self, circuit: int, now: float) -> None:
-        """A circuit needs no end here."""
+        """Do nothing, because a simulated circuit has no state."""
 
     def _settled(self, event: CircuitOpened | CircuitFailed, _: object) -> None:
-        # Whether a further try follows does not matter: first tries are counted.
+        # Further attempts do not matter, because only first attempts are counted.
         self.paths.handle(event, self._world.heap.now)
 
 
