@@ -1,11 +1,11 @@
 """Run the paper's experiment: measure, tabulate, draw, and refresh the results page.
 
     python3 -m lab.paper                    everything, in docs/ (about 20 minutes)
-    python3 -m lab.paper --replot           from what was measured before
+    python3 -m lab.paper --replot           from the stored measurements
     python3 -m lab.paper --quick --output build/paper-quick       a trial of two minutes
 
-What is measured goes to ``build/paper/`` (or ``--output``) as it comes. An interrupted run is
-taken up where it stopped with ``--resume``.
+Measured values are written to ``build/paper/`` (or ``--output``) at once. ``--resume`` continues an
+interrupted run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _RESULTS: Final = _ROOT / "build" / "paper"
 _DOCS: Final = _ROOT / "docs"
 _PAGE: Final = _DOCS / "results" / "paper-experiment.md"
 _SETTING_UP_S: Final = 600.0
-"""Boot, platform and circuits take half a minute; a busy host makes it ten times as much."""
+"""In seconds. Boot, platform and circuits take half a minute, on a busy host ten times as long."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,11 +105,11 @@ def _processor() -> str:
 
 
 def publish(results: Path, docs: Path, results_page: Path | None) -> None:
-    """Turn what was measured into CSV, figures and, if there is one, the results page.
+    """Write CSV, figures and, if it exists, the results page from the measurements.
 
     Raises:
-        FileNotFoundError: nothing was measured.
-        ValueError: too little was measured, or the page lacks its markers.
+        FileNotFoundError: there are no measurements.
+        ValueError: there are too few measurements, or the page lacks its markers.
     """
     rows = summary.summarise(read_visits(results / OBSERVATIONS))
     if not rows:

@@ -1,4 +1,4 @@
-"""One node of the chain: the product's links and APM over the kernel's IPsec, and their sockets.
+"""Run one node of the chain: the product's links and APM with the kernel's IPsec.
 
 ::
 
@@ -6,9 +6,9 @@
     UDP 6978, 4501 over IPv6 <──in and out of IPsec──> SignallingManager(s)
     kernel <── XfrmBackend <── SAs and policies of circuits
 
-It is the same code as a node's, without what the experiment has no use for: DHT, path
-selection, exit policy. All nodes of a chain live in one process, so that while packets are
-measured nothing but the kernel runs.
+The code is that of a node without the parts that the experiment does not need: DHT, path selection
+and exit policy. All nodes of a chain are in one process, so that only the kernel runs while packets
+are measured.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ _IPV6_PKTINFO: Final = 50
 _RECEIVE_BYTES: Final = 65_536
 
 _LINKS: Final = LinkSettings(allow_private_endpoints=True, rekey_after_s=_DAY_S)
-"""No link is rekeyed during a measurement."""
+"""Limits that are so high that no link is rekeyed during a measurement."""
 
 
 def _settings(suite: int) -> ApmSettings:
-    """No keep-alive and no new keys disturb a measurement; no circuit expires for the lack of one.
+    """Return settings without keep-alives, rekeying and expiry of circuits during a measurement.
 
-    The first keys are replaced at once after the confirmation, as always, and the first PINGs
-    measure the round trip. After that no look at counters keeps the nodes from their rest.
+    As always, the first keys are replaced directly after the confirmation, and the first PINGs
+    measure the round trip. After that the nodes do not even read counters.
     """
     return ApmSettings(
         esp_suite=suite,
@@ -87,10 +87,10 @@ class _LinkUp:
 
 
 class ApmNode:
-    """A node in a network namespace; :meth:`step` moves it, :meth:`close` leaves nothing.
+    """A node in a network namespace; :meth:`close` removes all of its state.
 
-    Which suite protects a circuit is a setting of the node. The source of the experiment uses
-    several, so it has a manager for each, as if it had been restarted with another setting.
+    The suite of circuits is a setting of the node. The source of the experiment uses several
+    suites, so it has a manager for each, as if it had been restarted with another setting.
     """
 
     def __init__(
@@ -102,7 +102,10 @@ class ApmNode:
         suites: Sequence[int],
         rng: Random,
     ) -> None:
-        """Build it; ``pool`` is what it lends as an exit, ``suites`` are those of its circuits."""
+        """Build it.
+
+        ``pool`` has the addresses that it lends as an exit, ``suites`` are those of its circuits.
+        """
         self.identity = LocalIdentity.generate(rng)
         self.endpoint = endpoint
         self.opened: dict[tuple[int, int], CircuitOpened] = {}
@@ -133,7 +136,7 @@ class ApmNode:
 
     @property
     def descriptor(self) -> MixDescriptor:
-        """As the topology table would hold it."""
+        """Return the node's descriptor, as a topology table would have it."""
         return MixDescriptor(
             network_id=_NETWORK_ID,
             identity_key=self.identity.identity_key,
@@ -152,7 +155,7 @@ class ApmNode:
 
     @property
     def peer(self) -> LinkPeer:
-        """What another node needs to know to open a link."""
+        """The data that another node needs to open a link."""
         address = self.identity.overlay_address
         return LinkPeer(address, self.identity.link_key, self.endpoint)
 
@@ -162,17 +165,17 @@ class ApmNode:
         return link is not None and link.usable
 
     def sockets(self) -> list[socket.socket]:
-        """Return what becomes readable when there is something to do."""
+        """Return the descriptors that become readable when there is work to do."""
         return [self._port, *self._inside.values()]
 
     def close(self) -> None:
         """Remove everything from the kernel."""
         self._resources.close()
 
-    # What comes in.
+    # Input.
 
     def receive(self, now: float) -> None:
-        """Take everything that waits in the sockets, then settle."""
+        """Process everything that waits in the sockets, then settle."""
         for data, sender in _datagrams(self._port):
             self.links.receive(demultiplex([(data, Endpoint(*sender[:2]))]).link, now)
         self.settle(now)  # what follows may come over a link that was confirmed just now
@@ -182,10 +185,10 @@ class ApmNode:
                     manager.receive([build_datagram(message)], now)
         self.settle(now)
 
-    # What follows.
+    # Timers and output.
 
     def next_deadline(self) -> float:
-        """Return when :meth:`handle_deadline` has something to do."""
+        """Return the time at which :meth:`handle_deadline` is due."""
         managers = min(manager.next_deadline() for manager in self.managers.values())
         return min(self.links.next_deadline(), managers)
 
@@ -197,7 +200,7 @@ class ApmNode:
         self.settle(now)
 
     def settle(self, now: float) -> None:
-        """Act on events and send what must leave, until all is at rest."""
+        """Process events and send datagrams until there are no more."""
         while self._round(now):
             pass
 
@@ -245,7 +248,7 @@ class ApmNode:
         return _LinkUp(security, event.keys.inbound_spi, set())
 
     def _install(self, link: _LinkUp, event: LinkEstablished) -> None:
-        """Install the inbound SA, and the outbound one as soon as it may be used."""
+        """Install the inbound SA, and the outbound SA if the link is usable."""
         pair = link_associations(
             local=self.endpoint,
             remote=event.endpoint,
@@ -264,7 +267,7 @@ class ApmNode:
 
 
 def _inside_socket(port: int) -> socket.socket:
-    """Return a UDP socket for control traffic that travels inside IPsec."""
+    """Return a UDP socket for control traffic inside IPsec."""
     made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     made.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
     made.bind(("::", port))

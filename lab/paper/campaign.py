@@ -1,9 +1,9 @@
-"""Measure cells round by round until their intervals are narrow; runs inside the laboratory.
+"""Measure cells round by round until their intervals are narrow; this runs inside the laboratory.
 
-Each round visits every cell that still needs it once, in a new random order, so that other load of
-the machine affects all cells alike. A cell needs no more visits if the half-width of its 95 %
-interval is small compared with its mean. If the time is over, the campaign ends after a whole
-round, so that all cells had the same number of chances.
+Each round visits every cell that still needs it once, in a new random order. So other load of the
+machine affects all cells equally. A cell needs no more visits if the half-width of its 95 %
+interval is small compared with its mean. If the time is over, the campaign ends after a complete
+round, so that all cells had the same number of opportunities.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ QUICK: Final = CampaignSettings(
     budget_s=60.0,
     real_time=False,
 )
-"""For CI: it shows that everything works, not how fast. Other tests keep their processors."""
+"""Settings for CI, which show that everything works and measure no speeds. They give the kernel no
+real-time priority, so that other tests run beside it."""
 
 
 class Campaign:
@@ -145,7 +146,7 @@ class Campaign:
         """Visit cells, round after round.
 
         Raises:
-            LabError: a route carries nothing.
+            LabError: a route carries no packets.
         """
         deadline = time.monotonic() + self._plan.budget_s
         took = 0.0
@@ -192,7 +193,7 @@ class Campaign:
 
 
 def _conditions(chain: Chain, overlay: Overlay) -> dict[str, object]:
-    """Return the kernel, the IPsec errors that its nodes counted, and the number of circuits."""
+    """Return the kernel's version, its counted IPsec errors, and the number of circuits."""
     errors: dict[str, int] = {}
     for node in chain.nodes:
         for line in node.run(["cat", "/proc/net/xfrm_stat"]).stdout.splitlines():
@@ -207,7 +208,7 @@ def _conditions(chain: Chain, overlay: Overlay) -> dict[str, object]:
 
 
 def run(plan: CampaignSettings, directory: Path, rng: Random) -> None:
-    """Build the platform, open all circuits, measure."""
+    """Build the platform, open all circuits, and measure."""
     suites = [CIPHERS[name].suite for name in plan.ciphers]
     begun = time.monotonic()
     with Chain(groups=len(suites)) as chain, chain_overlay(chain, suites) as overlay:

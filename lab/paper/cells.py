@@ -1,9 +1,9 @@
-"""What the experiment measures: its cells, and the figure that each belongs to.
+"""The cells that the experiment measures, and the figure of each cell.
 
-The paper shows round-trip times in Figures 7 to 10 and jitter in 11 to 14. We take its
-ciphers in the order in which it names them, one figure each. What the paper could not know,
-the AEADs, follows as 15 to 18: AES-GCM with both key sizes shares one figure for each metric,
-ChaCha20-Poly1305 has another.
+The paper shows round-trip times in Figures 7 to 10 and jitter in 11 to 14. We assume one figure for
+each of its ciphers, in the order in which it names them. The AEADs, which the paper does not
+measure, are Figures 15 to 18. AES-GCM with both key sizes shares one figure for each metric, and
+ChaCha20-Poly1305 has another one.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = [
 ]
 
 SIZES: Final = (64, 128, 256, 512, 1024, 2048, 4096)
-"""Bytes of the IP packet, header included, before any tunnel or fragmentation."""
+"""Sizes in bytes of the IP packet, including its header, before tunnels and fragmentation."""
 
 TUNNELS: Final = (0, 1, 2, 3, 4)
 
 
 class MeasuredQuantity(enum.Enum):
-    """What is measured; both in milliseconds."""
+    """The two measured quantities, both in milliseconds."""
 
     RTT = "rtt"
     JITTER = "jitter"
@@ -39,7 +39,7 @@ class MeasuredQuantity(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Cipher:
-    """One way to protect the onion SAs; ``suite`` is the number in overlay.ipsec.suites."""
+    """One cipher of the onion SAs; ``suite`` is its number in overlay.ipsec.suites."""
 
     name: str
     label: str
@@ -58,12 +58,12 @@ CIPHERS: Final = {
         Cipher("chacha20-poly1305", "ChaCha20-Poly1305", 4),
     )
 }
-"""By name, in the order of the figures."""
+"""All ciphers by name, in the order of the figures."""
 
 
 @dataclass(frozen=True, slots=True)
 class PaperFigure:
-    """One figure: a panel for each cipher, in each a curve for each number of tunnels."""
+    """One figure, with a panel for each cipher, and in each panel several curves."""
 
     number: int
     metric: MeasuredQuantity
@@ -71,7 +71,7 @@ class PaperFigure:
 
     @property
     def file_name(self) -> str:
-        """Without extension."""
+        """Name of the file without its extension."""
         kinds = {cipher.rpartition("-")[2] if len(self.ciphers) > 1 else cipher
                  for cipher in self.ciphers}  # fmt: skip
         shown = f"aes-{kinds.pop()}" if len(self.ciphers) > 1 else kinds.pop()
@@ -107,9 +107,9 @@ FIGURES: Final = (
 class Cell:
     """One point of one curve.
 
-    Cells without tunnels know no cipher. They are measured for each cipher nevertheless, like
-    any other cell: how far these repetitions of one and the same differ is how far one may
-    trust a difference.
+    Cells without tunnels have no cipher. They are nevertheless measured once for each cipher, like
+    any other cell. The differences between these repetitions show how large a difference between
+    other cells must be to mean something.
     """
 
     cipher: str
@@ -119,7 +119,7 @@ class Cell:
 
     @property
     def figure(self) -> int:
-        """The number of the figure that shows it."""
+        """The number of the figure that shows this cell."""
         return next(
             figure.number
             for figure in FIGURES
@@ -133,7 +133,7 @@ def cells(
     tunnels: tuple[int, ...] = TUNNELS,
     sizes: tuple[int, ...] = SIZES,
 ) -> list[Cell]:
-    """Return all cells of these, both metrics each."""
+    """Return all combinations of these as cells, for both metrics."""
     return [
         Cell(cipher, count, size, metric.value)
         for metric in MeasuredQuantity

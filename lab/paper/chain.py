@@ -1,14 +1,14 @@
-"""The paper's platform (Figure 6): five nodes in a chain, three fast links and a slow one.
+"""Build the paper's platform (Figure 6): five nodes in a chain, three fast links and a slow one.
 
 ::
 
     node 0 ──100── node 1 ──100── node 2 ──100── node 3 ──10── node 4 ──── destination
     source         mix 1          mix 2          mix 3         mix 4
 
-Rates in Mbit/s. Each node reaches the next but one through the next one alone, so a circuit of
-k hops ends k links away, and its packets go on to the destination in the clear. netem holds
-each packet back as long as a cable of that rate would take to carry it; a token bucket would let
-single packets pass at once. The destination hangs on the last node by a cable without limit.
+Rates are in Mbit/s. Each node has links only to its neighbours in the chain. So a circuit of k hops
+ends k links away, and its packets continue to the destination in the clear. netem delays each
+packet for the time that a cable of that rate needs to transmit it. A token bucket would let single
+packets pass at once. The destination is connected to the last node by a cable without a limit.
 """
 
 from __future__ import annotations
@@ -30,31 +30,32 @@ _FORWARD_V6: Final = {"ipv6__conf__all__forwarding": 1}
 _QUEUE_PACKETS: Final = 10_000
 
 _LOOP: Final = (
-    # Without ARP a frame carries its sender's address, so both ends have the same one.
+    # Without ARP, the sender uses its own address as the destination, so both ends have the same.
     "link add cut address 02:00:00:00:00:01 type veth peer name whole address 02:00:00:00:00:01",
     "link set cut arp off up",
     "link set whole arp off up",
     "route add default via 10.6.0.2 table 100",
     "rule add iif whole lookup 100",
 )
-"""From where a program's packets are cut to where they go on, as if another host had sent them."""
+"""A cable from the source to itself. Packets of programs are fragmented at ``cut``, and arrive at
+``whole`` as if another host had sent them."""
 
 
 def node_address(node: int) -> IPv4Address:
-    """Return the underlay address of a node: where its links begin and end."""
+    """Return the underlay address of a node, at which its links begin and end."""
     return IPv4Address(f"10.6.100.{node}")
 
 
 def inner_pool(node: int) -> IPv4Network:
-    """Return the inner addresses that an exit lends; the others route them back to it."""
+    """Return the inner addresses that an exit lends; other nodes route them back to it."""
     return IPv4Network(f"100.{64 + node}.0.0/16")
 
 
 def destination_address(group: int, tunnels: int) -> IPv4Address:
-    """Return one of the destination's addresses: each circuit has one of its own.
+    """Return one of the destination's addresses; each circuit has a different one.
 
-    From the range for benchmarks (RFC 2544), so that all circuits can be open at once and a
-    packet's address alone says which of them carries it.
+    They are from the range for benchmarks (RFC 2544). So all circuits can be open at once, and the
+    address of a packet determines its circuit.
     """
     return IPv4Address(f"198.18.{group}.{tunnels + 1}")
 
@@ -63,7 +64,7 @@ _BENCHMARK_NETWORK: Final = IPv4Network("198.18.0.0/16")
 
 
 class Chain:
-    """Owner of the nodes' namespaces and cables; a context manager that leaves nothing."""
+    """Own the nodes' namespaces and cables; a context manager that removes them at its end."""
 
     def __init__(
         self, netem: Sequence[str] = PAPER_RATES, *, groups: int = 1, wire_packets: bool = False
@@ -71,9 +72,9 @@ class Chain:
         """Build it.
 
         Args:
-            netem: what each link does to packets, in both directions; empty for nothing.
-            groups: how many sets of destination addresses there are.
-            wire_packets: whether cables show packets one by one; without it the kernel passes
+            netem: options of netem for each link, in both directions; empty for none.
+            groups: number of sets of destination addresses.
+            wire_packets: whether cables carry packets one by one; otherwise the kernel passes
                 several segments of a TCP stream at once.
 
         Raises:
@@ -95,7 +96,7 @@ class Chain:
 
     @property
     def hops(self) -> int:
-        """How many nodes there are after the source."""
+        """The number of nodes after the source."""
         return len(self.nodes) - 1
 
     def close(self) -> None:
@@ -151,13 +152,13 @@ class Chain:
         self.destination.configure([f"route add default via 10.6.{self.hops}.1"])
 
     def limit_mtu(self, inner: Sequence[tuple[IPv4Address, int]]) -> None:
-        """Let inner packets to these destinations be small enough for the tunnels.
+        """Fragment inner packets to these destinations to a size that fits the tunnels.
 
-        The kernel encrypts a local packet whole and fragments the outermost one; the next
-        relay refuses what it finds inside, since it cannot go on in one piece. So packets are
-        cut to the inner MTU (docs/decisions/0003) *before* they meet a policy: they pass a
-        cable that leads from the source to itself, on whose near end IPsec is off. The
-        destination's routes say the same MTU, as path MTU discovery would teach it.
+        The kernel encrypts a local packet whole and fragments the outermost packet. The next relay
+        refuses the packet inside, because it cannot be forwarded in one piece. So packets are
+        fragmented to the inner MTU (docs/decisions/0003) *before* policies apply. For this they
+        pass a cable from the source to itself, with IPsec off at the near end. The destination's
+        routes have the same MTU, as path MTU discovery would set it.
         """
         source = self.nodes[0]
         source.configure(_LOOP)

@@ -1,4 +1,4 @@
-"""Every circuit of an experiment, set up by onion messages through the chain's own nodes."""
+"""Open every circuit of an experiment by onion messages through the chain's nodes."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ __all__ = ["MeasuredCircuit", "Overlay", "chain_overlay", "path_mtu"]
 
 _UNDERLAY_MTU: Final = 1500
 _QUIET_S: Final = 5.0
-"""Above the pauses of everything that a node repeats, below those after which it tidies up."""
+"""In seconds. It is longer than pauses between repetitions, and shorter than idle timeouts."""
 
 LINK_SUITE: Final = 3
-"""AES-256-GCM, whatever the circuits' cipher: links negotiate AEADs alone."""
+"""AES-256-GCM, whatever the circuits' cipher, because links negotiate only AEADs."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredCircuit:
-    """The two ends of what a cell measures: a circuit, or none if ``tunnels`` is 0."""
+    """The two ends of a cell's measurement: of a circuit, or in the clear if ``tunnels`` is 0."""
 
     tunnels: int
     source: IPv4Address
@@ -48,7 +48,7 @@ def path_mtu(suite: int) -> int:
 
 
 class Overlay:
-    """The nodes of a chain, in this process; :meth:`drive` moves them all."""
+    """The nodes of a chain in this process; :meth:`drive` runs them."""
 
     def __init__(self, chain: Chain, suites: Sequence[int], rng: Random) -> None:
         self.chain = chain
@@ -74,10 +74,10 @@ class Overlay:
         self._stack.close()
 
     def drive(self, until: Callable[[], bool], *, timeout_s: float) -> None:
-        """Let the nodes work until something holds.
+        """Run the nodes until a condition is true.
 
         Raises:
-            LabError: it did not within ``timeout_s``.
+            LabError: it was not true within ``timeout_s``.
         """
         deadline = time.monotonic() + timeout_s
         while not until():
@@ -93,7 +93,7 @@ class Overlay:
                     node.handle_deadline(now)
 
     def rest(self, *, timeout_s: float = 60.0) -> None:
-        """Let the nodes work until none has anything to do soon: first keys replaced, all heard."""
+        """Run the nodes until no timer is due soon, so that the first keys are replaced."""
         self.drive(
             lambda: min(node.next_deadline() for node in self.nodes) > time.time() + _QUIET_S,
             timeout_s=timeout_s,
@@ -134,10 +134,10 @@ class Overlay:
     def open_all(
         self, most_hops: int, *, limit_mtu: bool = True
     ) -> dict[tuple[int, int], MeasuredCircuit]:
-        """Open a circuit for each suite and each number of hops, all at once up.
+        """Open a circuit for each suite and each number of hops; all stay open.
 
         Returns:
-            What to measure between for each (suite, tunnels), 0 tunnels included.
+            The ends of the measurement for each (suite, tunnels), including 0 tunnels.
         """
         routes, mtus = {}, []
         for group, suite in enumerate(self._suites):
@@ -155,7 +155,7 @@ class Overlay:
 
 
 def namespace_node(chain: Chain, number: int, suites: Sequence[int], rng: Random) -> ApmNode:
-    """Build node ``number``; the first is the source, all others relay and let out."""
+    """Build node ``number``; the first is the source, and all others are relays and exits."""
     return ApmNode(
         chain.nodes[number],
         Endpoint(str(node_address(number)), PORT),
@@ -169,7 +169,7 @@ def namespace_node(chain: Chain, number: int, suites: Sequence[int], rng: Random
 def chain_overlay(
     chain: Chain, suites: Sequence[int], rng: Random | None = None
 ) -> Iterator[Overlay]:
-    """Run the nodes of a chain; afterwards nothing of them is left in its kernel."""
+    """Run the nodes of a chain; afterwards all of their state is removed from the kernel."""
     overlay = Overlay(chain, suites, rng or SystemRandom())
     try:
         yield overlay

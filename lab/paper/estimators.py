@@ -1,10 +1,10 @@
-"""From packets to a figure: RFC 3550's jitter, means and their confidence intervals.
+"""Compute RFC 3550's jitter, means and their confidence intervals.
 
-What one *visit* to a cell yields is one value, since packets that follow each other within
-milliseconds see the same state of the machine: only visits, minutes apart, are independent. The
-mean of a cell is that of its visits, a fifth of them trimmed off either end, since a host that
-takes the processor away for some milliseconds spoils whole visits. Its interval is Tukey and
-McLaughlin's for trimmed means: Student's t over the Winsorised deviation.
+One *visit* to a cell gives one value. Packets within milliseconds see the same state of the
+machine, and only visits, which are minutes apart, are independent. The mean of a cell is the mean
+of its visits, with a fifth of them trimmed at either end. The reason is that a host which takes the
+processor away for some milliseconds affects whole visits. The interval is that of Tukey and
+McLaughlin for trimmed means: Student's t over the Winsorised deviation.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _GAIN: Final = 1 / 16
 """RFC 3550, section 6.4.1."""
 
 _SETTLING_PACKETS: Final = 16
-"""J starts at 0 and covers 64 % of the way in 16 packets; what comes before does not count."""
+"""J starts at 0 and needs 16 packets for 64 % of the way, so earlier packets do not count."""
 
 _FENCE: Final = 3.0
 
 _TRIMMED: Final = 0.2
-"""The part of the values that is left out at either end."""
+"""The fraction of the values that is omitted at either end."""
 
 
 def rfc3550_jitter(transits_ms: Sequence[float]) -> list[float]:
-    """Return the interarrival jitter J after each packet but the first (RFC 3550, A.8)."""
+    """Return the interarrival jitter J after each packet except the first (RFC 3550, A.8)."""
     jitter, found = 0.0, []
     for before, after in itertools.pairwise(transits_ms):
         jitter += (abs(after - before) - jitter) * _GAIN
@@ -48,12 +48,12 @@ def rfc3550_jitter(transits_ms: Sequence[float]) -> list[float]:
 
 
 def jitter_of_train(transits_ms: Sequence[float]) -> float:
-    """Return the jitter of one train: the mean of J once it has settled.
+    """Return the jitter of one train: the mean of J after it has settled.
 
-    The last J alone would forget all but some thirty packets, and be less steady for that.
+    The last value of J depends only on some thirty packets, so it varies more.
 
     Raises:
-        ValueError: the train is shorter than J takes to settle.
+        ValueError: the train is too short for J to settle.
     """
     settled = rfc3550_jitter(transits_ms)[_SETTLING_PACKETS:]
     if not settled:
@@ -62,12 +62,12 @@ def jitter_of_train(transits_ms: Sequence[float]) -> float:
 
 
 def without_held_up(transits_ms: Sequence[float]) -> list[float]:
-    """Return a train without the packets that this host held up.
+    """Return a train without the packets that this host delayed.
 
-    A host that takes the processor away for a moment adds milliseconds to whatever is under way,
-    to one packet in thirty perhaps, and RFC 3550's mean of differences is then about the host
-    alone. These lie beyond Tukey's outer fence (upper quartile and three interquartile ranges),
-    which one packet in a million of an undisturbed train would pass.
+    If the host takes the processor away for a moment, it adds milliseconds to packets in transit,
+    perhaps to one in thirty. RFC 3550's mean of differences would then describe only the host. Such
+    packets are beyond Tukey's outer fence (upper quartile plus three interquartile ranges). Without
+    disturbance only one packet in a million is beyond it.
     """
     lower, _, upper = statistics.quantiles(transits_ms, n=4)
     fence = upper + _FENCE * (upper - lower)
@@ -97,14 +97,14 @@ class SampleMean:
 def estimate(values: Sequence[float]) -> SampleMean:
     """Return the trimmed mean of independent values with its interval.
 
-    With fewer than five values nothing is trimmed, and this is the mean with Student's interval;
-    that of a single value is infinite.
+    With fewer than five values nothing is trimmed, so it is the mean with Student's interval. The
+    interval of a single value is infinite.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no values.
     """
     if not values:
-        raise ValueError("there is nothing to estimate from.")
+        raise ValueError("there are no values to estimate from.")
     count = len(values)
     cut = int(_TRIMMED * count)
     ordered = sorted(values)

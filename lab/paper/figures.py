@@ -1,9 +1,9 @@
-"""The figures: round trips over packet size, jitter over path length, both in ms.
+"""Draw the figures: round trips over packet size, and jitter over path length, both in ms.
 
 As in the paper, Figures 7 to 10 have one curve for each number of tunnels, and Figures 11 to 14
-one for each packet size. Delays and sizes count in powers: on a linear axis five of the paper's
-seven sizes would share its first quarter. A bar ends at the axis where its interval reaches
-below it, because a logarithmic axis has no zero.
+one for each packet size. Axes are logarithmic, because on a linear axis five of the paper's seven
+sizes would share its first quarter. An error bar that would continue below the axis ends there,
+because a logarithmic axis has no zero.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["draw_all"]
 _COLOURS: Final = (
     "#000000", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9",
 )  # fmt: skip
-"""Okabe and Ito's palette, made for all kinds of colour vision; shapes tell the same."""
+"""Okabe and Ito's palette for all kinds of colour vision; shapes distinguish the curves as well."""
 
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 _LABELS: Final = {
@@ -37,7 +37,7 @@ _TITLES: Final = {
     MeasuredQuantity.JITTER: "UDP jitter",
 }
 _SPREAD: Final = 0.012
-"""How far, as a part of the size, curves are moved apart so that no error bar hides another."""
+"""Distance between curves, as a fraction of the size, so that error bars do not hide each other."""
 
 _LOOKS: Final[Any] = {  # the keys' type differs between matplotlib's versions
     "font.size": 10,
@@ -53,7 +53,7 @@ _LOOKS: Final[Any] = {  # the keys' type differs between matplotlib's versions
 def draw_all(rows: Sequence[Row], directory: Path) -> list[Path]:
     """Draw every figure that has rows, as PNG and SVG; return the files.
 
-    Figures of one metric share their vertical axis, so that they can be laid side by side.
+    Figures of one metric have the same vertical axis, so that they can be compared.
     """
     directory.mkdir(parents=True, exist_ok=True)
     written = []
@@ -99,7 +99,7 @@ def _draw(
 
 
 def _bars(rows: Sequence[Row], lowest: float) -> tuple[list[float], list[float]]:
-    """Return how far each interval reaches down, at most to the axis, and up."""
+    """Return the lengths of each error bar downwards, at most to the axis, and upwards."""
     down = [max(min(row.half_width_ms, row.mean_ms - lowest), 0.0) for row in rows]
     return down, [row.half_width_ms for row in rows]
 

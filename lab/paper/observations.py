@@ -1,6 +1,6 @@
-"""What was measured, on disk as it comes: one JSON object a line, one line a visit.
+"""Store measurements on disk at once: one JSON object per line, one line per visit.
 
-A run that is interrupted keeps every whole line, and the next one goes on behind it.
+If a run is interrupted, its complete lines stay, and the next run appends to them.
 """
 
 from __future__ import annotations
@@ -33,11 +33,10 @@ class Visit:
 
     @property
     def value_ms(self) -> float:
-        """What the visit contributes to its cell.
+        """The value of the visit: the median of round trips, or the jitter of a train.
 
-        Of round trips the median: a processor that was taken away for some milliseconds hits a
-        few packets of a visit, and is no property of the tunnels. Of a train the jitter without
-        such packets.
+        The median is not affected if the host takes the processor away for some milliseconds,
+        which delays a few packets of a visit. For the same reason, jitter omits delayed packets.
         """
         if self.is_round_trips:
             return statistics.median(self.values_ms)
@@ -45,23 +44,23 @@ class Visit:
 
     @property
     def raw_value_ms(self) -> float:
-        """The same of all packets: the mean round trip, the jitter of the whole train."""
+        """The value of all packets: the mean round trip, or the jitter of the whole train."""
         if self.is_round_trips:
             return statistics.fmean(self.values_ms)
         return jitter_of_train(self.values_ms)
 
     @property
     def steady_ms(self) -> list[float]:
-        """The values without those that the host held up."""
+        """The values without packets that the host delayed."""
         return without_held_up(self.values_ms)
 
     @property
     def is_round_trips(self) -> bool:
-        """Whether the values are round-trip times, or else transit times."""
+        """Whether the values are round-trip times; otherwise they are transit times."""
         return self.cell.metric == MeasuredQuantity.RTT.value
 
     def encode(self) -> str:
-        """Return the line, nanoseconds kept."""
+        """Return the line, with a resolution of nanoseconds."""
         values = [round(value, 6) for value in self.values_ms]
         kept = {"round": self.round, "sent": self.sent, "values_ms": values}
         return json.dumps(asdict(self.cell) | kept)
@@ -71,7 +70,7 @@ class Visit:
         """Parse a line.
 
         Raises:
-            ValueError, KeyError, TypeError: it is none of ours.
+            ValueError, KeyError, TypeError: it is no line of this format.
         """
         data = json.loads(line)
         cell = Cell(data["cipher"], data["tunnels"], data["size"], data["metric"])
@@ -79,7 +78,7 @@ class Visit:
 
 
 class ObservationFile:
-    """Appends visits to a file, each at once on disk."""
+    """Append visits to a file, and write each to disk at once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -92,7 +91,7 @@ class ObservationFile:
 
 
 def _cut_broken_line(path: Path) -> None:
-    """A run that was killed may have left half a line."""
+    """Remove an incomplete last line, which a killed run may have left."""
     if path.exists():
         text = path.read_text()
         whole = text[: text.rfind("\n") + 1]
@@ -101,10 +100,10 @@ def _cut_broken_line(path: Path) -> None:
 
 
 def read_visits(path: Path) -> list[Visit]:
-    """Return all visits of a file in the order of measurement; an unfinished last line is left out.
+    """Return all visits of a file in the order of measurement, without an incomplete last line.
 
     Raises:
-        FileNotFoundError: nothing was measured.
+        FileNotFoundError: there are no measurements.
     """
     return list(_whole(path.read_text().splitlines(keepends=True)))
 

@@ -1,4 +1,4 @@
-"""The generated part of the results page: between two markers, so that prose around it stays."""
+"""Write the generated part of the results page, between two markers, and keep the other text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN_SIZES: Final = (64, 256, 1024, 4096)
 
 
 def refresh(page: Path, generated: str) -> None:
-    """Replace what lies between the markers.
+    """Replace the text between the markers.
 
     Raises:
         ValueError: the page lacks a marker.

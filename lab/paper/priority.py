@@ -1,4 +1,4 @@
-"""Real-time priority for a kernel that is measured."""
+"""Give real-time priority to a kernel that is measured."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _PRIORITY: Final = 1
 
 @contextlib.contextmanager
 def first_in_line() -> Iterator[None]:
-    """Let nothing else on this host take the processor from what is started within.
+    """Give real-time priority to processes that are started inside.
 
-    The laboratory's timers are signals of this host: behind other programs they come
-    milliseconds late, and that is what one would measure. Where real time is not permitted a
-    quiet host must do.
+    The laboratory's timers are signals of this host. Without priority over other programs they
+    arrive milliseconds late, and this delay would be measured. If real-time priority is not
+    permitted, the host must be idle.
     """
     before = os.sched_getscheduler(0), os.sched_getparam(0)
     try:

@@ -1,15 +1,15 @@
-"""Round trips and packet trains between the two ends of a route.
+"""Measure round trips and packet trains between the two ends of a route.
 
-Both ends are sockets of this one process, made in the namespaces of source and destination, so
-one clock times everything and no second program competes for the processor.
+Both ends are sockets of this process, made in the namespaces of source and destination. So one
+clock measures all times, and no second program competes for the processor.
 
-*Round trip*: an ICMP echo request; the destination's kernel answers. The clock is read before
-``sendto`` and after ``recv``. A kernel timestamp would be no better: of a packet that came
-through a tunnel the kernel keeps the arrival of the outermost one, before decryption.
+*Round trip*: an ICMP echo request, which the destination's kernel answers. The clock is read before
+``sendto`` and after ``recv``. A kernel timestamp would be no better. For a packet from a tunnel it
+is the arrival time of the outermost packet, before decryption.
 
-*Train*: UDP datagrams at a constant pace, each with the time of its departure; the
-destination's kernel notes when each arrives on the last cable (SO_TIMESTAMPNS), which is after
-all cryptography. They are read when the train is through, so reading disturbs nothing.
+*Train*: UDP datagrams at a constant pace, each with its time of departure. The destination's kernel
+records when each arrives on the last cable (SO_TIMESTAMPNS), which is after all cryptography. They
+are read after the end of the train, so that reading does not disturb it.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _IP_AND_UDP: Final = 28
 _SO_TIMESTAMPNS: Final = 35
 _TIMEOUT_S: Final = 2.0
 _WARM_UP: Final = 3
-"""Packets at the start of a visit that do not count: caches, ARP entries, the route's bundle."""
+"""Packets at the start of a visit, which do not count because they fill caches and ARP entries."""
 
 _PAUSE_S: Final = (0.0005, 0.0035)
-"""Random, so that round trips do not march in step with the kernel's ticks."""
+"""Bounds of random pauses, so that round trips are not synchronous with the kernel's ticks."""
 
 _TRAIN_PORT: Final = 5001
 _STAMP = struct.Struct("!Iq")
@@ -69,7 +69,7 @@ class Probes:
         self._stack.close()
 
     def round_trips(self, route: MeasuredCircuit, size: int, count: int) -> list[float]:
-        """Return the times of ``count`` round trips in ms, lost ones left out."""
+        """Return the times of ``count`` round trips in ms, without lost ones."""
         found = [self._round_trip(route, size) for _ in range(_WARM_UP + count)]
         return [rtt for rtt in found[_WARM_UP:] if rtt is not None]
 
@@ -94,7 +94,7 @@ class Probes:
     def train(
         self, route: MeasuredCircuit, size: int, count: int, interval_s: float
     ) -> list[float]:
-        """Send ``count`` datagrams; return their transit times in ms, lost ones left out.
+        """Send ``count`` datagrams; return their transit times in ms, without lost ones.
 
         Transit times are in the order of departure.
         """
@@ -153,7 +153,7 @@ def _udp_socket() -> socket.socket:
 
 
 def _may_fragment(made: socket.socket) -> None:
-    """Clear DF, so that what exceeds the MTU goes in fragments (IP_MTU_DISCOVER, DONT)."""
+    """Clear DF, so that packets above the MTU are fragmented (IP_MTU_DISCOVER, DONT)."""
     made.setsockopt(socket.IPPROTO_IP, 10, 0)
 
 
@@ -168,7 +168,7 @@ def _receiver() -> socket.socket:
 def _echo_request(identifier: int, sequence: int, size: int) -> bytes:
     """Return an ICMP echo request of ``size`` bytes of data (RFC 792)."""
     body = struct.pack("!HH", identifier, sequence) + bytes(size)
-    # All zeros but for the header: its three words make up the whole sum (RFC 1071).
+    # The data are zeros, so the three words of the header make up the whole sum (RFC 1071).
     total = (_ECHO_REQUEST << 8) + identifier + sequence
     total = (total & 0xFFFF) + (total >> 16)
     checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF

@@ -1,7 +1,7 @@
-"""The paper's statements, each with a bound, a number from the rows, and a verdict.
+"""Compare the paper's statements with the rows: each has a bound, a number and a verdict.
 
-The paper says "hardly", "about" and "steadiest"; what we take these to mean stands in each
-statement's ``meaning``, so that the verdict is arithmetic.
+The paper says "hardly", "about" and "steadiest". Each statement's ``meaning`` says how we interpret
+this, so that the verdict is a comparison of numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _STEADY: Final = (128, 256, 512)
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One statement held against the rows; ``agrees`` is None where the rows do not suffice."""
+    """The result for one statement; ``agrees`` is None if the rows are not sufficient."""
 
     statement: str
     meaning: str
@@ -45,7 +45,7 @@ class Judgement:
 
 
 class _Rows:
-    """Rows by what identifies them; a missing one raises KeyError."""
+    """Rows by their cell; a missing one raises KeyError."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self._rows = {(r.metric, r.cipher, r.tunnels, r.size): r for r in rows}
@@ -58,7 +58,7 @@ class _Rows:
 
 
 def judge(rows: Sequence[Row]) -> list[Judgement]:
-    """Return the five judgements, in the paper's order."""
+    """Return the results for the five statements, in the paper's order."""
     return [_attempt(each, _Rows(rows)) for each in _STATEMENTS]
 
 
@@ -196,9 +196,9 @@ _STATEMENTS: Final = (
 
 
 def noise_floor(rows: Sequence[Row], metric: MeasuredQuantity) -> dict[int, float]:
-    """Return, for each size, how far the repetitions of the cell without tunnels lie apart.
+    """Return, for each size, the range of the repetitions of the cell without tunnels in ms.
 
-    They are measured once for each cipher and know none of them: in ms, largest less smallest.
+    This cell has no cipher, but it is measured once for each. The range is largest minus smallest.
     """
     found: dict[int, list[float]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""One row a cell, tidy: what figures, statements and readers work from."""
+"""Compute one row for each cell, which figures and statements use."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _DECIMALS = 4
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A cell's result; times in ms.
+    """A cell's result; times are in ms.
 
-    ``mean_ms`` and its 95 % interval are of the ``visits``' values (of each the median round
-    trip, or the settled jitter of the packets that the host did not hold up), trimmed as
-    docs/paper-experiment.md says; ``sd_ms`` is the standard deviation of these values.
-    ``raw_ms`` is what the mean would be without any such care: of all packets. ``min_ms``,
-    ``p50_ms`` and ``p95_ms`` are of all ``n`` packets: round-trip times, or the differences |D|
-    of successive transit times that jitter is made of. ``held_up`` and ``lost`` count packets.
+    ``mean_ms`` is the trimmed mean of the ``visits``' values, with its 95 % interval. A value is
+    the median round trip, or the settled jitter without packets that the host delayed
+    (docs/paper-experiment.md). ``sd_ms`` is the standard deviation of these values. ``raw_ms`` is
+    the mean of all packets, without these precautions. ``min_ms``, ``p50_ms`` and ``p95_ms`` are of
+    all ``n`` packets: of round-trip times, or of the differences |D| of successive transit times
+    from which jitter is computed. ``held_up`` and ``lost`` count packets.
     """
 
     figure: int
@@ -57,7 +57,7 @@ class Row:
 
 
 def summarise(visits: Sequence[Visit]) -> list[Row]:
-    """Return one row for each cell that was visited twice or more, in the figures' order."""
+    """Return one row for each cell with at least two visits, in the figures' order."""
     by_cell: dict[Cell, list[Visit]] = defaultdict(list)
     for visit in visits:
         by_cell[visit.cell].append(visit)
@@ -108,11 +108,11 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read a CSV back.
+    """Read a CSV file.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError, KeyError: it is none of ours.
+        ValueError, KeyError: it is no file of this format.
     """
     with path.open(newline="") as file:
         return [_parse(line) for line in csv.DictReader(file)]

@@ -69,5 +69,5 @@ def test_intervals_cover_the_mean_as_often_as_they_say():
 
 
 def test_no_values_are_refused():
-    with pytest.raises(ValueError, match="nothing to estimate"):
+    with pytest.raises(ValueError, match="no values to estimate"):
         estimate([])
