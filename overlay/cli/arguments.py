@@ -14,7 +14,7 @@ from overlay.cli.commands import add_commands
 from overlay.config.load import section_type
 from overlay.logs import LEVELS
 from overlay.settings import declared
-from overlay.settings.describe import default_text
+from overlay.settings.describe import option_default
 from overlay.settings.option import add_option
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _init(to: argparse.ArgumentParser) -> None:
         "~/.local/state/overlay for others)",
     )
     for flag, (section, name, metavar) in INIT_OPTIONS.items():
-        default = default_text(declared(section_type(section))[name])
+        default = option_default(declared(section_type(section))[name])
         _setting(to, flag, section, name, metavar, remark=f"default: {default}")
     to.add_argument(
         "--force",

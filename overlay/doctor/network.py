@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -94,13 +94,14 @@ def _bind_once(endpoint: Endpoint) -> None:
 def reachability(
     setup: Setup,
     towards: Callable[[Endpoint], IpAddress] = local_address_towards,
+    own: Callable[[], Collection[bytes]] = own_addresses,
 ) -> list[Finding]:
     """Check whether the node has an address to advertise. A node without roles needs none.
 
     If a node runs with this configuration, the results of tests by other nodes are included.
     """
     tested = setup.status.reachability.items() if setup.status is not None else ()
-    return [*_own_address(setup, towards), *(_tested(*each) for each in tested)]
+    return [*_own_address(setup, towards, own), *(_tested(*each) for each in tested)]
 
 
 def _tested(endpoint: str, standing: str) -> Finding:
@@ -120,11 +121,43 @@ def _tested(endpoint: str, standing: str) -> Finding:
     return Finding(subject, Outcome.UNKNOWN, said, (Purpose.ADVICE,))
 
 
-def _own_address(setup: Setup, towards: Callable[[Endpoint], IpAddress]) -> list[Finding]:
+def _wrongly_advertised(endpoint: Endpoint, setup: Setup, own: Collection[bytes]) -> Finding | None:
+    """Return what may be wrong with an endpoint in ``advertise``, or None.
+
+    An address that this host does not have may be that of a router, which may also translate the
+    port.
+    """
+    subject, needed_for = f"advertised {endpoint}", (Purpose.ADVICE,)
+    ports = sorted({each.port for each in setup.configuration.network.listen})
+    tested = setup.status.reachability if setup.status is not None else {}
+    if tested.get(str(endpoint)) == Standing.REACHABLE:
+        return None
+    if endpoint.address.packed not in own:
+        said = (
+            "this host does not have that address; if no router forwards that UDP port to port "
+            f"{ports[0]} of this host, correct [network] advertise; addresses here: ip address"
+        )
+        return Finding(subject, Outcome.UNKNOWN, said, needed_for)
+    if endpoint.port not in ports:
+        said = (
+            f"the node listens at port {', '.join(map(str, ports))}, so nothing answers there; "
+            "write the same port in [network] listen and advertise."
+        )
+        return Finding(subject, Outcome.LACKS, said, needed_for)
+    return None
+
+
+def _own_address(
+    setup: Setup,
+    towards: Callable[[Endpoint], IpAddress],
+    own: Callable[[], Collection[bytes]],
+) -> list[Finding]:
     network, subject = setup.configuration.network, "own address"
     if network.advertised:
+        wrong = [_wrongly_advertised(each, setup, own()) for each in network.advertise]
         said = ", ".join(str(each) for each in network.advertised)
-        return [Finding(subject, Outcome.WORKS, f"{said} is advertised")]
+        works = Finding(subject, Outcome.WORKS, f"{said} is advertised")
+        return [each for each in wrong if each is not None] or [works]
     for peer in network.bootstrap:
         with suppress(BackendError):
             said = f"{towards(peer)} is advertised, because the bootstrap node is reached from it"
@@ -169,8 +202,11 @@ def _mtu(device: Device) -> Finding:
     if device.mtu >= _LEAST_MTU:
         said = f"{device.mtu} bytes, so large packets are sent in fragments; {remedy}"
         return Finding(subject, Outcome.UNKNOWN, said, (Purpose.ADVICE,))
-    said = f"{device.mtu} bytes, less than IPv6 needs ({_LEAST_MTU}, RFC 8200); {remedy}"
-    return Finding(subject, Outcome.LACKS, said)
+    said = (
+        f"{device.mtu} bytes, less than IPv6 needs ({_LEAST_MTU}, RFC 8200), so the node has links "
+        f"over IPv4 only and sends most packets in fragments; {remedy}"
+    )
+    return Finding(subject, Outcome.LACKS, said, (Purpose.ADVICE,))
 
 
 def link_sizes(setup: Setup) -> list[Finding]:

@@ -244,8 +244,9 @@ class OwnEndpoints:
             )
         elif not here.is_routed:
             found.append(
-                "no route leads to other nodes, so the node waits for one; look at: ip route, and "
-                "set the device up with: ip link set dev DEVICE up"
+                "no route leads to other nodes, so the node waits for one; look at: ip route; set "
+                "the device up with: ip link set dev DEVICE up, or add the route with: ip route "
+                "add default via ROUTER"
             )
         elif not here.published:
             found.append(

@@ -8,8 +8,10 @@ import textwrap
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from overlay.durations import duration_text
 from overlay.settings.declaration import Setting, TomlValue, declared
 from overlay.settings.kinds import FLAG
+from overlay.settings.shown import plain_number
 
 __all__ = [
     "comment",
@@ -17,6 +19,7 @@ __all__ = [
     "default_text",
     "first_sentence",
     "help_text",
+    "option_default",
     "table",
     "toml_value",
 ]
@@ -85,6 +88,14 @@ def help_text(known: Setting, remark: str) -> str:
 def default_text(known: Setting) -> str:
     """Return the default of a setting in TOML, or what its absence means."""
     return known.kind.absent if known.default is None else toml_value(known.default)
+
+
+def option_default(known: Setting) -> str:
+    """Return the default of a setting as an option takes it, such as 6h for 21600.0 seconds."""
+    default = known.default
+    if isinstance(default, float):
+        return duration_text(default) if known.kind.is_time else plain_number(default)
+    return default_text(known) if default or not known.kind.repeats else "none"
 
 
 def first_sentence(text: str) -> str:

@@ -41,6 +41,7 @@ class Kind(Generic[T]):
         choices: all permitted words, if they are few.
         absent: what None means, for a kind that also takes None.
         repeats: whether the file has a list and an option may be repeated, once for each item.
+        is_time: whether the value is a time in seconds, which an option takes with its unit.
     """
 
     wanted: str
@@ -49,6 +50,7 @@ class Kind(Generic[T]):
     choices: tuple[str, ...] = ()
     repeats: bool = False
     absent: str = ""
+    is_time: bool = False
 
 
 def whole(lowest: int, highest: int, unit: str = "") -> Kind[int]:
@@ -91,7 +93,7 @@ def seconds(lowest: float, highest: float) -> Kind[float]:
         return found
 
     # A word stays a text, so that a number without a unit is refused as in a file.
-    return Kind(f"a time from {low} to {high} seconds", parse)
+    return Kind(f"a time from {low} to {high} seconds", parse, is_time=True)
 
 
 def or_zero(kind: Kind[float], meaning: str) -> Kind[float]:
@@ -106,7 +108,7 @@ def or_zero(kind: Kind[float], meaning: str) -> Kind[float]:
         except ValueError as error:
             raise ValueError(f"must be {wanted}, not {shown(value)}") from error
 
-    return Kind(wanted, parse, kind.read)
+    return Kind(wanted, parse, kind.read, is_time=kind.is_time)
 
 
 def one_of(*known: str) -> Kind[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from overlay.settings import Setting, declared
-from overlay.settings.describe import default_text
+from overlay.settings.describe import option_default
 from overlay.settings.option import add_option
 from sims.scenario.plain import setting_by_name
 from sims.scenario.running import AcceptSettings, RunSettings
@@ -109,7 +109,7 @@ def _option(
     known: Setting,
     metavar: str | None,
 ) -> None:
-    add_option(to, flag, known, remark=f"default: {default_text(known)}", metavar=metavar)
+    add_option(to, flag, known, remark=f"default: {option_default(known)}", metavar=metavar)
 
 
 def _running(to: argparse._ArgumentGroup) -> None:

@@ -137,13 +137,32 @@ PEER = network.Endpoint("198.51.100.7", 4500)
 def test_an_address_to_tell_others_is_advertised_or_found_by_a_route():
     advertised = setup(network=NetworkSettings(advertise=(PEER,), allow_private_endpoints=True))
     joining = setup(network=NetworkSettings(bootstrap=(PEER,), allow_private_endpoints=True))
-    assert only(network.reachability(advertised, refuse)).outcome is WORKS
+    have = lambda: {PEER.address.packed}  # noqa: E731 - short
+    assert only(network.reachability(advertised, refuse, have)).outcome is WORKS
     ours = ipaddress.ip_address("192.0.2.9")
     assert "192.0.2.9" in only(network.reachability(joining, lambda peer: ours)).said
     lost = only(network.reachability(joining, refuse))
     assert lost.outcome is LACKS
     assert "advertise" in lost.said
     assert "route" in lost.said
+
+
+def test_an_advertised_address_that_this_host_lacks_is_noted_unless_other_nodes_reach_it():
+    advertised = setup(network=NetworkSettings(advertise=(PEER,), allow_private_endpoints=True))
+    noted = only(network.reachability(advertised, refuse, frozenset))
+    assert (noted.outcome, noted.subject) == (UNKNOWN, f"advertised {PEER}")
+    assert "router" in noted.said
+    running = NodeStatus(SimpleNamespace(reachability={str(PEER): "reachable"}))
+    found = network.reachability(replace(advertised, running=running), refuse, frozenset)
+    assert {each.outcome for each in found} == {WORKS}
+
+
+def test_an_advertised_port_at_which_the_node_does_not_listen_is_named():
+    other = network.Endpoint(PEER.host, 4501)
+    advertised = setup(network=NetworkSettings(advertise=(other,), allow_private_endpoints=True))
+    found = only(network.reachability(advertised, refuse, lambda: {other.address.packed}))
+    assert found.outcome is LACKS
+    assert "port 4500" in found.said
 
 
 def test_a_running_node_tells_what_tests_of_its_endpoints_have_shown():
@@ -173,6 +192,8 @@ def test_the_mtu_of_the_outward_device_is_judged(mtu, outcome):
     finding = only(network.device_mtu(DEFAULTS, devices, lambda: frozenset({"a"})))
     assert finding.outcome is outcome
     assert finding.subject == "MTU of a"
+    obstacle = finding.outcome is LACKS and finding.required_by(DEFAULTS.purposes)
+    assert not obstacle, "links over IPv4 work with any MTU"
 
 
 def test_without_default_route_every_device_is_judged_and_without_device_that_is_told():

@@ -10,6 +10,7 @@ from overlay.config import Configuration, parse_configuration
 from overlay.config.blocks import plugin_settings_type
 from overlay.config.render import all_sections
 from overlay.config.values import NETWORK_NAME
+from overlay.durations import duration_text, parse_duration
 from overlay.errors import ConfigurationError
 from overlay.settings import (
     FLAG,
@@ -24,7 +25,7 @@ from overlay.settings import (
     some_of,
     whole,
 )
-from overlay.settings.describe import commented_entry, help_text, table
+from overlay.settings.describe import commented_entry, help_text, option_default, table
 from overlay.settings.option import add_option
 from overlay.settings.page import refreshed
 from overlay.tfc.pad import PadTfc
@@ -194,3 +195,27 @@ def test_options_take_what_the_settings_take(capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["--count=10"])
     assert "argument --count: must lie between 1 and 9 things, not 10" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("known", EVERY_SETTING)
+def test_the_default_in_the_help_of_an_option_is_taken_by_the_option(known):
+    if isinstance(known.value, float) and isinstance(known.default, float):
+        word = option_default(known)
+        assert known.kind.parse(known.kind.read(word)) == known.value
+
+
+@pytest.mark.parametrize(
+    ("seconds_", "text"),
+    [
+        (21_600.0, "6h"),
+        (5400.0, "90m"),
+        (90.0, "90s"),
+        (86_400.0, "1d"),
+        (0.5, "500ms"),
+        (1.5, "1.5s"),
+        (0.0, "0s"),
+    ],
+)
+def test_times_have_the_largest_unit_that_makes_them_whole(seconds_, text):
+    assert duration_text(seconds_) == text
+    assert parse_duration(text) == seconds_
