@@ -22,6 +22,10 @@ from sims.world.latency import Uniform
 
 NETWORK_ID = "test-net"
 START = 1_700_000_000.0
+QUICK = DhtSettings(
+    k=8, alpha=4, disjoint_paths=2, crawl_first_interval_s=6.0, crawl_interval_s=60.0
+)
+"""Settings of small overlays whose nodes crawl soon."""
 
 
 def public_endpoint(number, port=4500):
