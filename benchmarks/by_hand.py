@@ -1,7 +1,7 @@
-"""The same tunnels as an administrator would make them: ``ip xfrm`` commands, no node at all.
+"""Make the same tunnels with ``ip xfrm`` commands, as an administrator would, without a node.
 
-The values come from the translator, so both ways ask the kernel for the same; the commands say
-what the recipe needs and leave everything else to iproute2's defaults.
+The values come from the translator, so the kernel gets the same configuration in both ways. The
+commands name only necessary options. Everything else has iproute2's defaults.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _prefix(prefix: Prefix) -> str:
 
 
 class HandMade:
-    """A circuit of literal values over a chain of nodes, beside those that APM has set up."""
+    """A circuit of fixed values over a chain of nodes, in addition to the circuits of APM."""
 
     def __init__(self, chain: Chain, group: int, hops: int, suite: int) -> None:
         self._chain, self._group, self.hops, self._suite = chain, group, hops, suite
@@ -116,17 +116,17 @@ class HandMade:
 
     @property
     def route(self) -> MeasuredCircuit:
-        """What to measure between."""
+        """The two ends of the measurement."""
         return MeasuredCircuit(self.hops, self._inner, destination_address(self._group, self.hops))
 
     def install(self) -> None:
-        """Give each node its commands, through ``ip -batch``."""
+        """Run the commands of each node through ``ip -batch``."""
         for number in range(self.hops + 1):
             lines = [line for each in self.configurations(number) for line in ip_commands(each)]
             self._chain.nodes[number].configure(list(dict.fromkeys(lines)))
 
     def circuit_configuration(self, number: int) -> IpsecConfiguration:
-        """Return what the circuit alone needs at a node, links left out."""
+        """Return the configuration of the circuit at a node, without links."""
         if number == 0:
             return translate_source(SourceIpsecInfo(tuple(self._onions), self._security(0, 1)))
         previous = self._security(number, number - 1)
@@ -141,7 +141,7 @@ class HandMade:
         )
 
     def configurations(self, number: int) -> Sequence[IpsecConfiguration]:
-        """Return all that a node needs, its overlay address and its links included."""
+        """Return the whole configuration of a node, with its overlay address and its links."""
         found = [self.circuit_configuration(number), *self._link_configurations(number)]
         if number == 0:
             info = SourceIpsecInfo(tuple(self._onions), self._security(0, 1))
@@ -208,7 +208,7 @@ class HandMade:
             backward_keymat=backward,
             forward_reqid=reqid,
             backward_reqid=reqid + 1,
-            chain=SecretBytes(bytes(32)),  # no key of these tunnels is ever replaced
+            chain=SecretBytes(bytes(32)),  # keys of these tunnels are never replaced
         )
 
 

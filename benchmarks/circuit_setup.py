@@ -1,14 +1,14 @@
-"""What one circuit of three hops costs a relay: CPU time to set it up, memory while it idles.
+"""Measure what one circuit of three hops costs a relay: CPU time of the set-up, and idle memory.
 
-Measured at the middle hop, with the userspace engine: receive the onion's packet from the
-engine, open and peel it, remember the circuit, install its SAs and policies, and hand the
-peeled onion, sealed by the link SA, to the network.
+The relay is the middle hop, with the userspace engine. The measured work is: receive the onion's
+packet from the engine, open and peel the onion, store the circuit, install its SAs and policies,
+encrypt the peeled onion by the link SA, and send it.
 
-A circuit idles when a minute and more has passed since its set-up in which nothing but
-keep-alives used it, the last of them some seconds ago. Its memory is given twice: as the size
-of all Python objects which the relay's engine and path management hold, soft state and replay
-cache included; and as the growth of the resident memory of a process that is the relay alone,
-where OpenSSL's contexts and the allocators' losses count as well. Run::
+A circuit is idle if more than a minute has passed since its set-up, in which only keep-alives used
+it, the last one some seconds ago. Two values of its memory are given. The first is the size of all
+Python objects of the relay's engine and path management, including soft state and the replay
+cache. The second is the growth of the resident memory of a process that contains only the relay. It
+includes OpenSSL's contexts and the losses of allocators. Run::
 
     python benchmarks/circuit_setup.py [--circuits 300] [--resident-circuits 500] [--json]
 """
@@ -50,12 +50,12 @@ HOPS = 3
 MEASURED = 2
 START = 1_700_000_000.0
 IDLE_S = 98
-"""Longer than anything is remembered of signalling, but for the replay cache. The keep-alives
-follow sixteen early ones by 30 seconds, which is every 31 to 33 steps. They lie some seconds
-before the end of the first two such times."""
+"""Longer than all state of signalling lasts, except for the replay cache. After sixteen early
+keep-alives one follows every 30 seconds, which is every 31 to 33 steps. The last one is some
+seconds before the end of the first two such times."""
 STAGES = 4
-"""Resident memory is that of three more stages after the first: each stage finds the memory
-that the signalling of the one before has freed, and every hash table has doubled twice."""
+"""Resident memory is measured in three more stages after the first. Each stage uses the memory that
+the signalling of the stage before has freed, and every hash table has doubled twice."""
 DESTINATION = ipaddress.ip_network("93.184.216.34/32")
 
 
@@ -63,7 +63,7 @@ Datagrams = list[tuple[bytes, Endpoint]]
 
 
 class Node:
-    """A manager with its engine at an address of its own."""
+    """A manager with its engine at a separate address."""
 
     def __init__(self, number: int, settings: ApmSettings) -> None:
         rng = Random(number)
@@ -84,7 +84,7 @@ class Node:
 
     @property
     def descriptor(self) -> MixDescriptor:
-        """As the topology table would hold it."""
+        """Return the node's descriptor, as a topology table would have it."""
         return MixDescriptor(
             network_id="benchmark",
             identity_key=self.identity.identity_key,
@@ -117,7 +117,7 @@ class Node:
         self.manager.link_established(peer.identity.overlay_address, security, START)
 
     def step(self, datagrams: Datagrams, now: float) -> Datagrams:
-        """Take datagrams, run the timers, and return the datagrams that leave."""
+        """Process datagrams, run the timers, and return the datagrams to send."""
         processed = self.engine.process_inbound(datagrams, now)
         self.manager.receive(processed.to_control, now)
         if self.manager.next_deadline() <= now:
@@ -128,7 +128,7 @@ class Node:
 
 
 class RemoteNode:
-    """A node in a process of its own, so that the memory of that process is the node's."""
+    """A node in a separate process, so that the memory of that process is that of the node."""
 
     def __init__(self, node: Node) -> None:
         context = multiprocessing.get_context("fork")
@@ -139,13 +139,13 @@ class RemoteNode:
         far_end.close()
 
     def step(self, datagrams: Datagrams, now: float) -> Datagrams:
-        """As :meth:`Node.step`."""
+        """Do the same as :meth:`Node.step`."""
         self._pipe.send((datagrams, now))
         left: Datagrams = self._pipe.recv()
         return left
 
     def resident_bytes(self) -> int:
-        """Return what the node's process occupies of the memory."""
+        """Return the resident memory of the node's process."""
         self._pipe.send(None)
         size: int = self._pipe.recv()
         return size
@@ -157,7 +157,7 @@ class RemoteNode:
 
 
 def serve(pipe: Connection, node: Node) -> None:
-    """Be the process behind a :class:`RemoteNode`, until that ends it."""
+    """Run the node of a :class:`RemoteNode` in this process until it is stopped."""
     while True:
         asked = pipe.recv()
         if asked is None:
@@ -169,7 +169,7 @@ def serve(pipe: Connection, node: Node) -> None:
 
 
 class Chain:
-    """Source, relays and exit with links between neighbours, and the clock of all."""
+    """Source, relays and exit with links between neighbours, and their common clock."""
 
     def __init__(self) -> None:
         settings = ApmSettings(
@@ -202,7 +202,7 @@ class Chain:
         return self._deliver(self.source.step([], self.now))
 
     def idle(self, seconds: int) -> None:
-        """Let time pass: timers run, keep-alives go through the circuits."""
+        """Let time pass, so that timers run and circuits carry keep-alives."""
         for _ in range(seconds):
             self.now += 1
             for node in self.nodes:
@@ -222,13 +222,13 @@ class Chain:
                 begin = time.process_time()
                 under_way += node.step(datagrams, self.now)
                 if node is self.relay and not spent:
-                    # The first that reaches a relay of a new circuit is its onion.
+                    # The first packet of a new circuit that reaches a relay is its onion.
                     spent = time.process_time() - begin
         return spent
 
 
 def held_bytes(*roots: object) -> int:
-    """Return the size of all objects that ``roots`` hold, code and shared constants left out."""
+    """Return the size of all objects of ``roots``, without code and shared constants."""
     seen: set[int] = set()
     total, found = 0, list(roots)
     while found:
@@ -242,7 +242,7 @@ def held_bytes(*roots: object) -> int:
 
 
 def held_by_circuit(chain: Chain, circuits: int) -> tuple[float, list[float]]:
-    """Open circuits; return the bytes of Python objects of an idle one, and the CPU seconds."""
+    """Open circuits; return the bytes of Python objects of an idle one, and CPU seconds."""
     before = held_bytes(chain.relay.engine, chain.relay.manager)
     spent = [chain.open_circuit() for _ in range(circuits)]
     chain.idle(IDLE_S)

@@ -1,15 +1,15 @@
-"""How fast three hops carry ordinary traffic, and what that costs all nodes together.
+"""Measure how fast three hops carry ordinary traffic, and the processor time of all nodes.
 
 Run ``python benchmarks/circuit_traffic.py [--json] [--rounds N]``. Five real nodes (bootstrap node,
-source, two relays, exit) and a server run in namespaces of their own. Traffic goes through one
-circuit over both relays and the exit:
+source, two relays, exit) and a server run in separate namespaces. One circuit over both relays and
+the exit carries the traffic:
 
 * one TCP stream to the server, and one from it: rate, and processor time of all nodes per gigabyte;
 * ``ping`` on an idle circuit, and beside each stream, which shows how long the queues are;
 * UDP packets of 64 and 200 bytes, offered faster than the circuit carries them: how many arrive.
 
-Figures are medians of all rounds. Processor time depends less than rates on what else the host
-does; keep the host quiet all the same.
+Figures are medians of all rounds. Other load of the host affects processor time less than rates,
+but keep the host idle.
 """
 
 from __future__ import annotations

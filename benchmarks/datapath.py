@@ -1,9 +1,9 @@
-"""How fast the userspace IPsec engine is, against bare AEAD calls on the same bytes.
+"""Measure the userspace IPsec engine, and compare it with bare AEAD calls on the same bytes.
 
-Run ``python benchmarks/datapath.py [--json] [--repetitions N]``. Each operation and its bare
-counterpart (as many calls of ``cryptography``'s AES-256-GCM, on the same plaintexts and
-ciphertexts) take turns, so that whatever else the machine does weighs on both; figures are
-medians, in microseconds per packet. Sizes are those of the packet of the user.
+Run ``python benchmarks/datapath.py [--json] [--repetitions N]``. The bare counterpart of an
+operation is as many calls of ``cryptography``'s AES-256-GCM, on the same plaintexts and
+ciphertexts. Both are measured in turn, so that other load affects both. Figures are medians, in
+microseconds per packet. Sizes are those of the user's packet.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def policy(
 
 
 def source_engine(hops: int) -> UserspaceEngine:
-    """Alice of a circuit whose first onion SA has SPI 1001."""
+    """Return the engine of a source; the first onion SA of its circuit has SPI 1001."""
     engine = UserspaceEngine(rng=Random(1))
     onions = [association(1001 + i, circuit(i), overlay(i + 1), inbound=False) for i in range(hops)]
     to_mix1 = link(500, ALICE_UDP, MIX1_UDP, inbound=False)
@@ -116,7 +116,7 @@ def source_engine(hops: int) -> UserspaceEngine:
 
 
 def relay_configuration(index: int, spi: int) -> IpsecConfiguration:
-    """What mix1 installs for one circuit: two onion SAs and six policies."""
+    """Return what a relay installs for one circuit: two onion SAs and six policies."""
     before, after = circuit(2 * index), circuit(2 * index + 1)
     forward = association(spi, before, overlay(1), inbound=True)
     backward = association(spi + 1, overlay(1), before, inbound=False)
@@ -139,7 +139,7 @@ def relay_configuration(index: int, spi: int) -> IpsecConfiguration:
 
 
 def relay_engine() -> UserspaceEngine:
-    """mix1, with its links and the circuit that :func:`source_engine` sends on."""
+    """Return the engine of a relay, with its links and the circuit of :func:`source_engine`."""
     engine = UserspaceEngine(rng=Random(2))
     links = (
         link(500, ALICE_UDP, MIX1_UDP, inbound=True),
@@ -164,7 +164,7 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def bare_work(seals: list[int], opens: list[int]) -> Work:
-    """AEAD calls on plaintexts of these sizes, arguments prepared beforehand."""
+    """Return AEAD calls on plaintexts of these sizes, with prepared arguments."""
     aead, nonce, associated = AESGCM(bytes(32)), bytes(12), bytes(12)
     plaintexts = [bytes(size) for size in seals]
     ciphertexts = [aead.encrypt(nonce, bytes(size), associated) for size in opens]
@@ -181,12 +181,12 @@ def bare_work(seals: list[int], opens: list[int]) -> Work:
 
 
 def plaintext_bytes(esp_payload: int) -> int:
-    """The size of an AEAD's plaintext: payload, padding to 4 bytes, pad length, next header."""
+    """Return the size of a plaintext: payload, padding to 4 bytes, pad length, next header."""
     return esp_payload + 2 + -(esp_payload + 2) % 4
 
 
 def onion_bytes(size: int, layers: int) -> int:
-    """The size of a packet inside ``layers`` onion SAs."""
+    """Return the size of a packet inside ``layers`` onion SAs."""
     for _ in range(layers):
         size = 40 + 8 + 8 + plaintext_bytes(size) + 16
     return size
@@ -246,10 +246,10 @@ def source_work(size: int) -> Work:
 
 
 def operations(size: int) -> dict[str, tuple[Work, Work]]:
-    """Each operation with the bare AEAD calls that it cannot do without.
+    """Return each operation with the AEAD calls that it needs.
 
-    The size at the relay is that of the packet inside the onion SAs of two hops: the link
-    carries both layers, the first onion SA one.
+    The size at the relay is that of the packet inside the onion SAs of two hops. The link carries
+    both layers, and the first onion SA carries one.
     """
     one = plaintext_bytes(size)
     layers = [plaintext_bytes(onion_bytes(size, n)) for n in range(4)]
@@ -276,11 +276,11 @@ def measure(repetitions: int) -> list[Figure]:
 
 
 def memory_per_circuit(circuits: int = 1000) -> float:
-    """Bytes that a relay's engine holds for one idle circuit, by tracemalloc.
+    """Return the bytes of a relay's engine for one idle circuit, by tracemalloc.
 
-    The configurations are built within and dropped, so what counts is what the engine keeps
-    of them. Ciphers are built at the first packet: an idle circuit holds none. One in use
-    adds OpenSSL's contexts, which tracemalloc does not see.
+    The configurations are built inside and dropped, so only the parts that the engine keeps count.
+    Ciphers are built at the first packet, so an idle circuit has none. A circuit in use also has
+    OpenSSL's contexts, which tracemalloc does not see.
     """
     engine = relay_engine()
     gc.collect()

@@ -1,20 +1,20 @@
-"""What a circuit keeps of its rate while one of its relays receives garbage, and what that costs.
+"""Measure the rate of a circuit while one of its relays receives invalid datagrams, and their cost.
 
 Run ``python benchmarks/garbage.py [--json] [--rates N ...] [--kinds WORD ...] [--rounds N]``. Real
-nodes (source, relay, exit) run in namespaces of their own; one TCP stream goes through the circuit
-all the time. An attacker sends datagrams of one kind at a time from forged addresses to the
-relay's UDP port. Each interval with garbage lies between two without, and its rate is divided by
-their mean.
+nodes (source, relay, exit) run in separate namespaces. The circuit carries one TCP stream all the
+time. An attacker sends datagrams of one kind at a time from forged addresses to the relay's UDP
+port. Each interval with such datagrams is between two without, and its rate is divided by their
+mean.
 
 Each round measures every kind at every rate once, in another order. A cell of the table is the
-median of all rounds, with the lowest and the highest in brackets.
+median of all rounds, with the lowest and the highest value in brackets.
 
-The sender runs on the same processors, so that its own cost and the kernel's delivery weigh on
-the circuit as well. The table begins with what a circuit keeps if such datagrams go to another
-host, where a socket is bound and never read. The second percentage of a kind is its part of that.
+The sender uses the same processors, so its own cost and the kernel's delivery also slow down the
+circuit. So the table begins with the remaining rate if the datagrams go to another host, at which a
+socket is bound and never read. The second percentage of a kind is its fraction of that rate.
 
-Then the stream ends, and the processor time of the idle relay's process per datagram follows.
-Keep the host quiet: this takes less than eight minutes.
+Then the stream ends, and the processor time of the idle relay's process per datagram is measured.
+Keep the host idle. The benchmark takes less than eight minutes.
 """
 
 from __future__ import annotations
@@ -61,18 +61,18 @@ ELSEWHERE = {"to another host, 128 bytes": 128, "to another host, 1,400 bytes": 
 LARGE_BYTES = 1000
 """Payloads above this are compared with large ones to another host."""
 FAR_AHEAD = range(2**18, 2**19)
-"""How far such numbers lie ahead of the highest one seen: soon in no replay window."""
+"""Distance of these numbers from the highest authentic one, far beyond every replay window."""
 NEAR_NUMBERS = 2**12
 NEAR_AHEAD_S = 1.4
-"""The numbers just ahead are the first ones that the link has not reached after this time, so that
-none is refused as old. It covers the start of the attacker's program and the interval."""
+"""Time in seconds for the start of the attacker's program and the interval. The numbers just ahead
+are those that the link reaches after this time, so that none is refused as old."""
 PACKET_BYTES = 1300
-"""Of the stream, about."""
+"""Approximate size of the stream's packets."""
 COST = "CPU of the relay, µs per datagram"
 
 
 class Scene:
-    """Alice, one relay, one exit, bob who receives, and an attacker."""
+    """The hosts: alice, one relay, one exit, bob as the receiver, and an attacker."""
 
     def __init__(self, stack: ExitStack, directory: Path) -> None:
         self.underlay = stack.enter_context(Underlay())
@@ -95,7 +95,7 @@ class Scene:
         return node
 
     def _unread_socket(self, stack: ExitStack) -> LaboratoryHost:
-        """Start a host with a socket on the same port that never reads."""
+        """Start a host with a socket on the same port that is never read."""
         host = self.underlay.add_host("elsewhere")
         bind = f"import socket,time; s = socket.socket(2, 2); s.bind(('', {PORT})); time.sleep(1e6)"
         program = host.namespace.popen([sys.executable, "-c", bind])
@@ -104,7 +104,7 @@ class Scene:
         return host
 
     def _let_forged_packets_pass(self) -> None:
-        """Give forged sources a route, so that answers go somewhere and no filter drops them."""
+        """Add routes to the forged sources, so that no filter drops answers to them."""
         gateway = self.attacker
         self.underlay.core.configure(
             [
@@ -125,7 +125,7 @@ class Scene:
         self.alice.ask("path", "open", str(self.bob.ipv4.ip), "--hops", "2", "--via", via)
 
     def prepare_kinds(self, words: Sequence[str]) -> None:
-        """Prepare the garbage for the relay, of kinds whose name contains one of these words."""
+        """Prepare the datagrams of the kinds whose name contains one of these words."""
         target = read_identity(self.relay.directory / "identity.key")
         endpoint = Endpoint(self.relay.address, PORT)
         stream = Stream(self)
@@ -137,7 +137,7 @@ class Scene:
         self.kinds = {k: v for k, v in made.items() if any(word in k for word in words)}
 
     def payloads(self, kind: str) -> list[bytes]:
-        """Return the garbage of one kind; numbers ahead are those of this moment."""
+        """Return the payloads of one kind, with sequence numbers that fit this moment."""
         if kind in ELSEWHERE:
             return [bytes(ELSEWHERE[kind])]
         if kind not in (FAR, NEAR):
@@ -153,7 +153,7 @@ class Scene:
         ]
 
     def _link_header(self) -> bytes:
-        """Watch the relay's cable for SPI and number on the link from alice; b"" if it is idle."""
+        """Capture SPI and number of alice's link at the relay's cable; b"" if it is idle."""
         path = self.alice.directory / "cable.pcap"
         with self.relay.host.capture(path) as capture:
             time.sleep(0.3)
@@ -165,7 +165,7 @@ class Scene:
 
 
 class Stream:
-    """One TCP stream from alice to bob, and how fast it is."""
+    """One TCP stream from alice to bob, and its rate."""
 
     def __init__(self, scene: Scene) -> None:
         self._bob = scene.bob
@@ -188,14 +188,14 @@ class Stream:
         return self._client.poll() is None
 
     def rate_mbit_s(self) -> float:
-        """Return what reaches bob during one interval."""
+        """Return the rate at bob during one interval."""
         begun, before = time.monotonic(), received_bytes(self._bob)
         time.sleep(MEASURE_S)
         return (received_bytes(self._bob) - before) * 8e-6 / (time.monotonic() - begun)
 
 
 def received_bytes(host: LaboratoryHost) -> int:
-    """Return how many bytes a host's interface has received."""
+    """Return the number of bytes that a host's interface has received."""
     for line in Path(f"/proc/{host.namespace.pid}/net/dev").read_text().splitlines():
         name, _, counts = line.partition(":")
         if name.strip() == host.interface:
@@ -209,7 +209,7 @@ def cpu_s(pid: int) -> float:
 
 
 class Flood:
-    """The attacker's program, for one interval; it sends when this has been made."""
+    """The attacker's program for one interval; it sends from the construction of this object on."""
 
     def __init__(self, scene: Scene, kind: str, rate: int, seconds: float) -> None:
         target = str(scene.elsewhere.ipv4.ip) if kind in ELSEWHERE else scene.relay.address
@@ -228,7 +228,7 @@ class Flood:
             raise SystemExit("garbage: the attacker's program did not start.")
 
     def result(self) -> dict[str, float]:
-        """Wait for its end and return what it did."""
+        """Wait for its end and return its report."""
         output = self._program.stdout.read() if self._program.stdout else b""
         self._program.wait()
         result: dict[str, float] = json.loads(output)
@@ -237,7 +237,7 @@ class Flood:
 
 @dataclass
 class Figures:
-    """What was measured; rates in Mbit/s, by kind and datagrams a second."""
+    """The measured values; rates in Mbit/s, by kind and datagrams per second."""
 
     kept: dict[tuple[str, int], list[float]] = field(default_factory=dict)
     cost_us: dict[str, float] = field(default_factory=dict)
@@ -247,7 +247,7 @@ class Figures:
 
 
 def measure_rates(scene: Scene, rates: Sequence[int], rounds: int, figures: Figures) -> None:
-    """Find what the stream keeps of its rate under each flood."""
+    """Measure the stream's rate under each flood."""
     stream = Stream(scene)
     time.sleep(WARM_UP_S)
     figures.quiet.append(stream.rate_mbit_s())
@@ -265,7 +265,7 @@ def measure_rates(scene: Scene, rates: Sequence[int], rounds: int, figures: Figu
 
 
 def measure_rate(scene: Scene, stream: Stream, kind: str, rate: int, figures: Figures) -> None:
-    """Measure one interval with garbage and the quiet one after it."""
+    """Measure one interval with invalid datagrams and the interval without them that follows."""
     scene.packets_per_s = figures.quiet[-1] * 1e6 / 8 / PACKET_BYTES
     flood = Flood(scene, kind, rate, SETTLE_S + MEASURE_S)
     time.sleep(SETTLE_S)
@@ -280,14 +280,14 @@ def measure_rate(scene: Scene, stream: Stream, kind: str, rate: int, figures: Fi
 
 
 def cpu_during(scene: Scene, seconds: float) -> float:
-    """Return the processor time that the relay takes within an interval."""
+    """Return the processor time of the relay in an interval."""
     before = cpu_s(scene.relay.pid)
     time.sleep(seconds)
     return cpu_s(scene.relay.pid) - before
 
 
 def measure_costs(scene: Scene, figures: Figures) -> None:
-    """Find the processor time of the idle relay for one datagram of each kind."""
+    """Measure the processor time of the idle relay for one datagram of each kind."""
     time.sleep(1.0)
     seconds = COST_S + 0.2
     idle = statistics.median(cpu_during(scene, 1.0) for _ in range(5)) * seconds
@@ -298,7 +298,7 @@ def measure_costs(scene: Scene, figures: Figures) -> None:
 
 
 def rows(scene: Scene, rates: Sequence[int], figures: Figures) -> list[dict[str, object]]:
-    """Return the table, one row a kind."""
+    """Return the table, with one row for each kind."""
     made: list[dict[str, object]] = []
     small, large = ELSEWHERE
     for kind in (*ELSEWHERE, *scene.kinds):
@@ -320,7 +320,7 @@ def rows(scene: Scene, rates: Sequence[int], figures: Figures) -> list[dict[str,
 
 
 def markdown(table: Sequence[dict[str, object]], figures: Figures) -> str:
-    """Return the table and what is to be known with it, for docs/results/garbage.md."""
+    """Return the table and its explanation for docs/results/garbage.md."""
     columns = list(table[0])
     lines = ["| " + " | ".join(columns) + " |", "|---" + "|---:" * (len(columns) - 1) + "|"]
     lines += ["| " + " | ".join(str(row[c]) for c in columns) + " |" for row in table]

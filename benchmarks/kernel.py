@@ -1,7 +1,7 @@
-"""What circuits cost with the kernel's IPsec: enforcing, setting up, and carrying.
+"""Measure circuits with the kernel's IPsec: installation, set-up, and throughput.
 
-The kernel is that of the kernel laboratory (``docs/kernel-laboratory.md``); where it cannot run,
-the reason is reported instead. Run::
+The kernel is that of the kernel laboratory (``docs/kernel-laboratory.md``). If it cannot run, the
+reason is reported instead. Run::
 
     python benchmarks/kernel.py [--json]
 """

@@ -1,7 +1,7 @@
-"""The measurements of ``kernel.py``, inside the kernel laboratory; prints one JSON object.
+"""Make the measurements of ``kernel.py`` inside the kernel laboratory; print one JSON object.
 
-Every figure has its counterpart in the same run: system calls are slow in there, and a host
-that others use makes all of them slower together.
+Every figure is compared with a counterpart in the same run, because system calls are slow inside,
+and other load of the host makes both slower.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def milliseconds(action: Callable[[], object]) -> float:
     return (time.perf_counter() - begun) * 1000
 
 
-# -- enforcing -------------------------------------------------------------------------
+# -- installation ----------------------------------------------------------------------
 
 
 class RawMessages:
@@ -60,11 +60,11 @@ class RawMessages:
         self._remove = b"".join(each.undo.encode(_ACKNOWLEDGE, 1) for each in reversed(changes))
 
     def add(self) -> None:
-        """Install it."""
+        """Install the configuration."""
         self._exchange(self._add)
 
     def remove(self) -> None:
-        """Take it back."""
+        """Remove the configuration."""
         self._exchange(self._remove)
 
     def _exchange(self, data: bytes) -> None:
@@ -84,7 +84,7 @@ class RawMessages:
 
 
 def enforcing(overlay: Overlay) -> list[dict[str, object]]:
-    """Time what a circuit of three hops costs each role: by backend, raw, and by ``ip -batch``."""
+    """Measure the installation of three hops for each role: by backend, raw, by ``ip -batch``."""
     hand_made = HandMade(overlay.chain, 7, HOPS, SUITE)
     return [
         _enforcing(role, overlay, number, hand_made.circuit_configuration(number))
@@ -108,7 +108,7 @@ def _enforcing(
     for _ in range(REPETITIONS // 5):
         took = milliseconds(lambda: namespace.configure(lines))
         namespace.configure([_deleting(line) for line in undo])
-        # To start a program is most of it here, so it is taken off each time anew.
+        # The start of a program takes most of the time here, so it is measured and subtracted.
         times["batch"].append(took - milliseconds(lambda: namespace.configure([])))
     raw.close()
     found = {name: statistics.median(values) for name, values in times.items()}
@@ -126,7 +126,7 @@ def _enforcing(
 
 
 def _deleting(line: str) -> str:
-    """Cut a command to what identifies an entry."""
+    """Reduce a command to the part that identifies an entry."""
     if line.startswith("xfrm state"):
         return line[: line.index(" reqid ")]
     if line.startswith("xfrm policy"):
@@ -138,7 +138,7 @@ def _deleting(line: str) -> str:
 
 
 def throughput(overlay: Overlay) -> list[dict[str, object]]:
-    """TCP from source to destination for each number of hops, through ours and hand-made ones."""
+    """Measure TCP for each number of hops, through circuits of APM and through hand-made ones."""
     routes = overlay.open_all(LONGEST, limit_mtu=False)
     ours = {hops: routes[SUITE, hops] for hops in range(LONGEST + 1)}
     by_hand = {}
@@ -157,7 +157,7 @@ def throughput(overlay: Overlay) -> list[dict[str, object]]:
 
 
 Round = dict[tuple[str, int], float]
-"""Mbit/s by who made the tunnels and how many."""
+"""Rates in Mbit/s by the origin of the tunnels and their number."""
 
 
 def _round(
@@ -166,7 +166,7 @@ def _round(
     by_hand: dict[int, MeasuredCircuit],
     rng: Random,
 ) -> Round:
-    """Transfer once through everything, in random order; without hops both ways are one."""
+    """Transfer once through each tunnel, in random order; without hops both origins are one."""
     order = [("ours", hops, route) for hops, route in ours.items()]
     order += [("by hand", hops, route) for hops, route in by_hand.items()]
     rng.shuffle(order)
@@ -175,7 +175,7 @@ def _round(
 
 
 def _throughput_row(hops: int, rounds: Sequence[Round]) -> dict[str, object]:
-    """Ratios are medians of each round's own."""
+    """Return one row; its ratios are medians of the ratios of all rounds."""
 
     def median(value: Callable[[Round], float]) -> float:
         return statistics.median(value(each) for each in rounds)
@@ -207,11 +207,11 @@ def _transfer(source: Namespace, route: MeasuredCircuit) -> float:
     return float(answer["end"]["sum_received"]["bits_per_second"]) / 1e6
 
 
-# -- setting up ------------------------------------------------------------------------
+# -- set-up ----------------------------------------------------------------------------
 
 
 def setting_up() -> dict[str, object]:
-    """Time from the request to an open circuit, over links of 25 ms each way."""
+    """Measure the time from a request to an open circuit, over links of 25 ms in each direction."""
     delays = [f"delay {DELAY_S * 1000:g}ms"] * HOPS
     warm: list[float] = []
     cold: list[float] = []
@@ -222,7 +222,7 @@ def setting_up() -> dict[str, object]:
                 if start == 0:
                     warm = [_opening(overlay, number + 1) for number in range(OPENINGS)]
     least = round(2 * HOPS * DELAY_S * 1000, 1)
-    # A link handshake is one round trip; each must end before the onion goes on.
+    # A link handshake is one round trip, which must end before the onion is forwarded.
     least_cold = round(least + HOPS * 2 * DELAY_S * 1000, 1)
     return {
         "hops": HOPS,
@@ -240,7 +240,7 @@ def setting_up() -> dict[str, object]:
 def _opening(overlay: Overlay, group: int) -> float:
     destination = destination_address(group, HOPS)
     took = milliseconds(lambda: overlay.open(SUITE, HOPS, destination))
-    overlay.rest()  # the next one does not meet the exchange of this one's keys
+    overlay.rest()  # so that its key exchange ends before the next circuit
     return took
 
 

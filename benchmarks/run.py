@@ -2,9 +2,9 @@
 
     python benchmarks/run.py [--json]       the table, or with --json the JSON, on stdout
 
-Each benchmark is a script of its own that prints one JSON object when given ``--json``:
-numbers under names that carry their unit, nested at will; a list of objects is a table. The
-results, with what they were measured on, go to ``build/bench.json``.
+Each benchmark is a separate script, which prints one JSON object with ``--json``. It contains
+numbers under names with their unit, and may be nested. A list of objects is a table. The results,
+with a description of the machine, are written to ``build/bench.json``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RESULT = HERE.parent / "build" / "bench.json"
 
 
 def measured_on() -> dict[str, str]:
-    """Return what the figures depend on."""
+    """Return a description of the machine and of the versions."""
     return {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "cryptography": version("cryptography"),
@@ -44,7 +44,7 @@ def _processor() -> str:
 
 
 def run(name: str) -> dict[str, Any]:
-    """Run one benchmark in a process of its own and return what it measured."""
+    """Run one benchmark in a separate process and return its results."""
     print(f"bench: {name} ...", file=sys.stderr)
     command = [sys.executable, str(HERE / f"{name}.py"), "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
@@ -55,7 +55,7 @@ def run(name: str) -> dict[str, Any]:
 
 
 def show(value: object) -> str:
-    """Write a figure with four significant digits, anything else as it is."""
+    """Return a number with four significant digits, and other values unchanged, as text."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if isinstance(value, int) or abs(value) >= 10_000:
@@ -64,7 +64,7 @@ def show(value: object) -> str:
 
 
 def figures(value: object, name: str = "") -> Iterator[tuple[str, object]]:
-    """Yield ``(dotted name, figure)``; a list of objects stays whole, as a table."""
+    """Yield ``(dotted name, figure)``; a list of objects is one figure, a table."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from figures(inner, f"{name}.{key}" if name else str(key))
@@ -78,7 +78,7 @@ def is_table(value: object) -> TypeGuard[list[Mapping[str, object]]]:
 
 
 def print_columns(rows: list[list[str]]) -> None:
-    """Print rows with columns as wide as they need, figures to the right."""
+    """Print rows in columns, with numbers aligned to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [row[0].ljust(widths[0])]
@@ -102,7 +102,7 @@ def print_result(title: str, result: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run all, then report."""
+    """Run all benchmarks, then print the results."""
     parser = argparse.ArgumentParser(description="Run every benchmark.")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     arguments = parser.parse_args()

@@ -1,13 +1,13 @@
-"""The simulator against the unmodified ``kademlia`` package under virtual time.
+"""Compare the simulator with the unmodified ``kademlia`` package under virtual time.
 
     python benchmarks/simulator.py [--json] [--seconds S] [--budget S]
 
-Both carry their datagrams in memory over the same delays, 25 to 75 ms one way, on one core, in
-processes of their own, in turn. Ours is at full fidelity: the product's DHT core, signatures
-charged to simulated time. The package's network is built as its users build one, by joining;
-ours begins in equilibrium, and what is timed is upkeep plus lookups. Memory is the growth of
-the resident set per node. A run of the package that exceeds the budget (wall seconds) is
-reported as far as it came.
+Both pass their datagrams in memory with the same delays, 25 to 75 ms in one direction, on one core,
+in separate processes, in turn. The simulator runs at full fidelity: the product's DHT core, with
+the time of signatures in simulated time. The package's network is built by joins, as its users do
+it. The simulator begins in equilibrium. The measured time includes periodic work and lookups.
+Memory is the growth of the resident set per node. If a run of the package exceeds the budget (wall
+seconds), its state at that time is reported.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def resident_bytes() -> int:
 
 
 def ours(nodes: int, seconds: float, budget_s: float) -> dict[str, Any]:
-    """Measure a network of ours."""
+    """Measure a network of the simulator."""
     from sims.scenario.scenario import Churn, Scenario
     from sims.world.engine.collector import patient_collector
     from sims.world.participants.world import START
@@ -72,18 +72,18 @@ def ours(nodes: int, seconds: float, budget_s: float) -> dict[str, Any]:
 
 
 class VirtualSelector:
-    """Waits by moving the clock."""
+    """A selector that waits by advancing the clock."""
 
     def __init__(self) -> None:
         self.now = 0.0
 
     def select(self, timeout: float | None) -> list[Any]:
-        """Let the time pass at once."""
+        """Advance the clock to the end of the wait at once."""
         self.now += timeout or 0.0
         return []
 
     def close(self) -> None:
-        """Hold nothing."""
+        """Do nothing, because there are no resources."""
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -102,11 +102,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._internal_fds = 0
 
     def _close_self_pipe(self) -> None:
-        """There is none."""
+        """Do nothing, because there is no such pipe."""
 
 
 def package(nodes: int, seconds: float, budget_s: float) -> dict[str, Any]:
-    """Measure a network of the unmodified package: build it by joining, then let it idle."""
+    """Measure a network of the unmodified package: build it by joins, then let it idle."""
     import kademlia.routing
     import kademlia.storage
     from kademlia.network import Server
@@ -169,7 +169,7 @@ MEASURES: dict[str, Callable[[int, float, float], dict[str, Any]]] = {
 
 
 def in_a_process(name: str, nodes: int, seconds: float, budget_s: float) -> dict[str, Any]:
-    """Measure in a process of its own, whose memory nobody else has touched."""
+    """Measure in a separate process, so that other measurements do not affect its memory."""
     command = [sys.executable, __file__, "--one", name, "--nodes", str(nodes)]
     command += ["--seconds", str(seconds), "--budget", str(budget_s)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

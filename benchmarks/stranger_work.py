@@ -1,7 +1,7 @@
-"""What one operation costs that a stranger can cause: the figures of ``overlay.work_budget``.
+"""Measure the operations that an unauthenticated sender can cause, for ``overlay.work_budget``.
 
-Run ``python benchmarks/stranger_work.py``; it prints milliseconds of one core an operation,
-the least of five rounds, since other load only adds to it.
+Run ``python benchmarks/stranger_work.py``. It prints the milliseconds of one core for each
+operation, as the minimum of five rounds, because other load only adds to it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HERE, THERE = Endpoint("8.8.8.8", 4500), Endpoint("9.9.9.9", 4500)
 
 
 def cost_ms(prepare: Callable[[], Callable[[], object]]) -> float:
-    """Return the least mean of some rounds; what ``prepare`` does is not counted."""
+    """Return the least mean of some rounds, without the time of ``prepare``."""
     least = float("inf")
     for _ in range(ROUNDS):
         operations = [prepare() for _ in range(TIMES)]
@@ -43,7 +43,7 @@ def cost_ms(prepare: Callable[[], Callable[[], object]]) -> float:
 
 
 def initiations(rng: Random) -> Callable[[], Callable[[], object]]:
-    """Prepare initiations of ever new identities, for a responder that knows none of them."""
+    """Prepare initiations of new identities, for a responder that knows none of them."""
     own = LocalIdentity.generate(rng)
     spis = count(1000)
     settings = LinkSettings(
