@@ -177,4 +177,5 @@ class MixChoice:
             via=path.via,
             avoid=avoid,
             versions=self._versions() or _UNKNOWN_VERSIONS,
+            network=path.destination,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from overlay.addresses import IpAddress, NodeId, version_of
 from overlay.dht.descriptor import MixDescriptor, Role
@@ -32,6 +33,11 @@ __all__ = [
     "sift",
     "versions_of",
 ]
+
+
+_OPERATOR_BITS: Final = {4: 16, 6: 32}
+"""Length in bits of prefixes that one operator often runs, by IP version. The nodes in a larger
+destination belong to many operators; a path must not lack all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +103,21 @@ def common_constraints(request: PathRequest) -> tuple[Constraint, ...]:
 def relay_constraints(request: PathRequest) -> tuple[Constraint, ...]:
     """Return the further constraints on all hops except the last."""
     is_relay = Constraint("is no relay", "are no relays", lambda d: Role.RELAY in d.roles)
+    # The destination sees what leaves the exit. As a relay it would also see the circuit, so it
+    # could match both by timing, and the first hop knows the source.
+    is_apart = Constraint(
+        "is a part of the destination",
+        "are parts of the destination",
+        lambda d: not _is_within(d, request),
+    )
     if request.exit is None:
-        return (is_relay,)
+        return is_relay, is_apart
     is_exit = Constraint(
         "is the exit that was asked for",
         "are the exit that was asked for",
         lambda d: d.node_id != request.exit,
     )
-    return is_relay, is_exit
+    return is_relay, is_apart, is_exit
 
 
 def exit_constraints(request: PathRequest) -> tuple[Constraint, ...]:
@@ -151,6 +164,14 @@ def first_hop_constraint(request: PathRequest) -> Constraint:
         f"are not reachable over {has}, which is all that this host has",
         lambda d: not request.versions.isdisjoint(versions_of(d)),
     )
+
+
+def _is_within(descriptor: MixDescriptor, request: PathRequest) -> bool:
+    """Tell whether a node is the destination, or in a destination of one operator's size."""
+    network = request.network
+    if network is None or network.prefixlen < _OPERATOR_BITS[network.version]:
+        return any(each.address == request.destination for each in descriptor.endpoints)
+    return any(each.address in network for each in descriptor.endpoints)
 
 
 def versions_of(descriptor: MixDescriptor) -> frozenset[int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
-from overlay.addresses import IpAddress, NodeId
+from overlay.addresses import IpAddress, IpNetwork, NodeId
 from overlay.dht.descriptor import MixDescriptor
 
 __all__ = ["MixPath", "PathRequest", "PathSelector", "TopologyView"]
@@ -22,7 +22,8 @@ class PathRequest:
     support ``onion_suite`` and ``esp_suite``. ``source`` is this node, which is never a hop, and
     ``avoid`` has nodes that failed recently. ``versions`` are the IP versions of the source: the
     first hop needs an endpoint of one of them, each later hop one of a version of the hop
-    before. ``exit`` is the last hop, or None if any exit may be used.
+    before. ``exit`` is the last hop, or None if any exit may be used. ``network`` is the whole
+    destination, ``destination`` its first address; None stands for this address alone.
     """
 
     destination: IpAddress
@@ -34,6 +35,7 @@ class PathRequest:
     avoid: frozenset[NodeId] = frozenset()
     versions: frozenset[int] = frozenset((4, 6))
     exit: NodeId | None = None
+    network: IpNetwork | None = None
 
 
 @dataclass(frozen=True, slots=True)

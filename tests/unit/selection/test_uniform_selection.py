@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from ipaddress import ip_address
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from random import Random
 
 import pytest
@@ -104,6 +105,22 @@ def test_drawn_hops_keep_out_of_each_others_prefixes_and_of_the_named_ones():
     assert UNIFORM.select(request(2), view, Random(1)).hops == (RELAYS[0], EXIT)
     error = refusal(UNIFORM, request(2, neighbour), view)
     assert "1 shares a network prefix with a named hop, 1 is no exit; no exit" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("network", "may_be_hop"),
+    [(None, True), ("203.0.113.7/32", False), ("203.0.0.0/16", False), ("203.0.0.0/15", True)],
+)
+def test_no_relay_is_a_part_of_the_destination(network, may_be_hop):
+    inside = mix(4, "203.0.113.7")
+    view = table(RELAYS[0], inside, EXIT)
+    whole = None if network is None else ip_network(network)
+    asked = request(2, network=whole)
+    hops = {UNIFORM.select(asked, view, Random(seed)).hops[0] for seed in range(50)}
+    assert (inside in hops) is may_be_hop
+    assert RELAYS[0] in hops
+    itself = replace(asked, destination=ip_address("203.0.113.7"), via=(inside.node_id,))
+    assert "hop 1 is a part of the destination" in str(refusal(UNIFORM, itself, view))
 
 
 def test_named_hops_may_share_a_prefix():
