@@ -20,6 +20,7 @@ from typing import Final
 
 from overlay.addresses import IpAddress, IpNetwork
 from overlay.exit_policy import ExitPolicy
+from overlay.system.exit_firewall import unknown_connections
 from overlay.system.packet_filter import Hook, Rule, Verdict
 
 __all__ = ["probe_address", "probe_packet", "probe_rules"]
@@ -46,13 +47,14 @@ def probe_rules(pool: IpNetwork, device: str, outward: Sequence[str]) -> list[Ru
 
     They must precede all other rules of their hooks. A probe gets the same mark as packets of
     circuits, so that the same routing rules apply. It is counted if it would leave over one of the
-    ``outward`` devices.
+    ``outward`` devices. A NOTRACK rule of another program stops it as it stops circuits.
     """
     source = ipaddress.ip_network(probe_address(pool))
     end = Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, source=source)
     return [
         Rule(hook=Hook.PREROUTING, verdict=Verdict.MARK, source=source, in_device=device),
         Rule(hook=Hook.PREROUTING, verdict=Verdict.ACCEPT, source=source, in_device=device),
+        unknown_connections(source),
         Rule(hook=Hook.FORWARD, verdict=Verdict.ACCEPT, source=source, in_device=device),
         *(replace(end, out_device=each, counted=True) for each in outward),
         end,

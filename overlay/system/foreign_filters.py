@@ -3,7 +3,8 @@
 The packets are those that an exit forwards, or the datagrams of the node itself. The result is for
 a message to the user. Whether packets are forwarded is tested with a probe
 (``overlay.system.exit_probe``), because rules cannot be fully evaluated here. A chain is named if
-its policy is drop, or if one of its rules drops, rejects or jumps to another chain.
+its policy is drop, or if one of its rules drops, rejects, stops connection tracking or jumps to
+another chain.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ _LEGACY_TABLES: Final = {
     "raw": ("PREROUTING", "OUTPUT"),
 }
 """Tables of iptables, and the chains in them; a chain has the name of its hook."""
+
+_UNTRACKED: Final = ('"notrack"', " -j NOTRACK", " -j CT --notrack")
+"""Parts of rules that stop connection tracking. An exit drops packets whose connection is not
+tracked, because they would not be translated."""
 
 _OWN_CHAINS: Final = "AO-"
 """Prefix of the names of this program's chains."""
@@ -147,6 +152,7 @@ def nft_chains(
         listed = _json(run(["nft", "--json", "list", "chain", family, table, name]))
         rules, accepted = json.dumps(listed), _accepted(map(json.dumps, listed), '"accept"')
         drops = chain.get("policy") == "drop" or '"drop"' in rules or '"reject"' in rules
+        drops = drops or _untracks(rules, direction)
         if not drops and '"jump"' not in rules and '"goto"' not in rules:
             continue
         if name.isupper() and table in _LEGACY_TABLES and family != "inet":
@@ -168,6 +174,7 @@ def legacy_chains(
         for chain in (each for each in chains if each.lower() in direction.value):
             own = [line for line in lines if f" {chain} " in line and _OWN_CHAINS not in line]
             drops = f"-P {chain} DROP" in own or any(_refuses(line) for line in own)
+            drops = drops or any(_untracks(line, direction) for line in own)
             by = "ufw" if any("ufw" in line for line in own) else ""
             if drops or any(" -j " in line and " -j ACCEPT" not in line for line in own):
                 accepted = _accepted(own, " -j ACCEPT")
@@ -180,6 +187,10 @@ def _accepted(rules: Iterable[str], verdict: str) -> frozenset[int]:
     return frozenset(
         int(number) for rule in rules if verdict in rule for number in _NUMBER.findall(rule)
     )
+
+
+def _untracks(rules: str, direction: Direction) -> bool:
+    return direction is Direction.FORWARD and any(each in rules for each in _UNTRACKED)
 
 
 def _refuses(line: str) -> bool:

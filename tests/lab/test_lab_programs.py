@@ -274,6 +274,18 @@ def test_an_exit_that_another_filter_keeps_from_forwarding_withdraws_and_comes_b
     wait_until("the role's return", lambda: not leaving.status()["exit_problems"], timeout_s=30)
     wait_until("another circuit", lambda: state() == "open", timeout_s=120)
     assert overlay.fetch() == CONTENT
+    # Its device and an untracked connection are further ways in which it carries nothing.
+    told = leaving.log.read_text().count("exit.repaired")
+    leaving.host.namespace.run(["ip", "link", "delete", "exit0"])
+    repaired = lambda: leaving.log.read_text().count("exit.repaired") > told  # noqa: E731 - read at once
+    wait_until("the device's return", repaired, timeout_s=30)
+    assert overlay.fetch() == CONTENT
+    notrack = ["PREROUTING", "-i", "exit0", "-j", "NOTRACK"]
+    leaving.host.namespace.run(["iptables-legacy", "-t", "raw", "-I", *notrack])
+    wait_until("the withdrawal", lambda: leaving.status()["exit_problems"], timeout_s=30)
+    assert "table raw, chain PREROUTING" in leaving.status()["exit_problems"][0]
+    leaving.host.namespace.run(["iptables-legacy", "-t", "raw", "-D", *notrack])
+    wait_until("the role's return", lambda: not leaving.status()["exit_problems"], timeout_s=30)
     alice.ask("path", "close", str(path["number"]))
 
 

@@ -25,6 +25,11 @@ table inet other {
   chain forward { type filter hook forward priority filter + 10; policy drop; }
 }
 """
+NFT_NOTRACK = """
+table inet raw {
+  chain prerouting { type filter hook prerouting priority raw; policy accept; notrack; }
+}
+"""
 
 
 @pytest.fixture
@@ -63,10 +68,15 @@ def test_a_filter_that_refuses_to_forward_is_noticed_and_its_remedy_works(
         assert passed() == frozenset()
         mend()
         assert passed() == BOTH
-        shell(exit_host, f"nft '{NFT_DROP}'")
-        assert passed() == frozenset()
-        mend()
-        assert passed() == BOTH
+        for command in (
+            f"nft '{NFT_DROP}'",
+            "for each in iptables ip6tables; do $each-legacy -t raw -I PREROUTING -j NOTRACK; done",
+            f"nft '{NFT_NOTRACK}'",
+        ):
+            shell(exit_host, command)
+            assert passed() == frozenset(), command
+            mend()
+            assert passed() == BOTH, command
         exchange(exit_host, bob)
     # No probe leaves the host.
     assert {packet.destination_port for packet in capture.packets()}.isdisjoint({443})

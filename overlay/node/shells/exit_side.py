@@ -12,7 +12,7 @@ from typing import Self
 from overlay.addresses import InnerAddress, IpNetwork
 from overlay.exit_policy import ExitPolicy
 from overlay.node.exit_role import ExitRole
-from overlay.node.shells.operating_system import OperatingSystem
+from overlay.node.shells.operating_system import OperatingSystem, Tun
 from overlay.system.exit_limits import ExitLimits
 from overlay.system.host_events import AddressChanged, HostEvent, LinkChanged, Overrun
 from overlay.system.tun import MIN_MTU
@@ -51,7 +51,10 @@ class ExitSide:
         """
         self._host = host
         self._own_addresses = host.own_addresses()
-        self.device = host.open_tun("exit%d", max(path_mtu, MIN_MTU), segment_bytes)
+        self._device_mtu = max(path_mtu, MIN_MTU)
+        self._segment_bytes = segment_bytes
+        self._closed = False
+        self.device = host.open_tun("exit%d", self._device_mtu, segment_bytes)
         try:
             self._wall = host.open_exit(
                 self.device.name, inner_networks, path_mtu, limits, opened_links
@@ -63,12 +66,32 @@ class ExitSide:
             self._wall,
             inner_networks,
             policy,
-            write=self.device.write_batch,
+            write=self._write,
             examine=host.exit_problems,
         )
         self._refused: frozenset[bytes] = frozenset()
         self._stale = False
         self.unforgotten = 0
+
+    def replace_device(self) -> Tun | None:
+        """Replace a device that another program took away by a new one with the same name.
+
+        Packet filter and routes name the device. The next review restores what left with it.
+
+        Returns:
+            The new device, or None if this exit was closed.
+
+        Raises:
+            BackendError: the name is taken, or a permission is missing.
+        """
+        self.device.close()
+        if self._closed:
+            return None
+        self.device = self._host.open_tun(self.device.name, self._device_mtu, self._segment_bytes)
+        return self.device
+
+    def _write(self, packets: Sequence[bytes]) -> None:
+        self.device.write_batch(packets)
 
     def own_addresses(self) -> frozenset[bytes]:
         """Return the packed addresses that no circuit may reach, as of the last :meth:`refresh`."""
@@ -94,13 +117,20 @@ class ExitSide:
         return ()
 
     def repair(self) -> tuple[str, ...]:
-        """Read the addresses of this host if they may have changed; this is never a repair.
+        """Read the addresses of this host, and look after the device, if they may have changed.
+
+        A device that another program renamed or moved is closed, so that its reader replaces it.
+        Reviews count the repairs of an exit, so this returns no names.
 
         Raises:
-            BackendError: the kernel could not be read.
+            BackendError: the kernel could not be read, or the device could not be set up.
         """
         if self._stale:
             self._own_addresses = self._host.own_addresses()
+            if self.device.in_place:
+                self._host.bring_up(self.device.name)
+            else:
+                self.device.close()
             self._stale = False
         return ()
 
@@ -121,6 +151,7 @@ class ExitSide:
 
     def close(self) -> None:
         """Remove the filter, then the device that it names."""
+        self._closed = True
         try:
             self._wall.remove()
         finally:

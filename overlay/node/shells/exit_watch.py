@@ -42,8 +42,11 @@ _SETTLING_S: Final = 1.0
 
 _log = EventLog(__name__)
 
-OWN_DEVICES: Final = ("anon", "exit")
-"""Prefixes of the names of a node's own devices, which change with every circuit."""
+SOURCE_DEVICES: Final = "anon"
+"""Prefix of the names of a source's devices, which come and go with its circuits."""
+
+OWN_DEVICES: Final = (SOURCE_DEVICES, "exit")
+"""Prefixes of the names of a node's own devices; their addresses change with every circuit."""
 
 _LOCAL_TABLE: Final = 255
 """The kernel's table of local addresses (RT_TABLE_LOCAL). Changes of addresses have their own
@@ -158,7 +161,8 @@ def _concerns(event: HostEvent, name_of: Callable[[int], str]) -> bool:
         case FilterChanged() | RuleChanged() | Overrun():
             return True
         case LinkChanged(name=name):
-            return not name.startswith(OWN_DEVICES)
+            # Circuits never change the exit's device, but routes leave with it.
+            return not name.startswith(SOURCE_DEVICES)
         case AddressChanged(index=index):
             return not name_of(index).startswith(OWN_DEVICES)
         case RouteChanged(table=table, index=index):

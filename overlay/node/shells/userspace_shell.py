@@ -10,7 +10,7 @@ import trio
 from overlay.addresses import InnerAddress
 from overlay.config import Configuration
 from overlay.errors import BackendError
-from overlay.logs import EventLog
+from overlay.logs import EventLog, Word
 from overlay.node.assembly import build_datapath, path_mtu, segment_bytes
 from overlay.node.exit_destinations import exit_limits, opened_links
 from overlay.node.exit_role import ExitRole
@@ -25,6 +25,7 @@ from overlay.system.tun import MIN_MTU
 __all__ = ["UserspaceShell"]
 
 _REFRESH_INTERVAL_S = 10.0
+_RETRY_INTERVAL_S = 1.0
 
 _log = EventLog(__name__)
 
@@ -89,7 +90,7 @@ class UserspaceShell:
         """Start to read the exit's device; the source's is read as soon as there is one."""
         self._node = node
         if self._exit is not None:
-            node.spawn(self._read_exit_device, self._exit.device)
+            node.spawn(self._read_exit_device, node, self._exit)
             node.cores.periodic_tasks.every(
                 _REFRESH_INTERVAL_S, "addresses", self._exit.refresh, first=node.now()
             )
@@ -137,12 +138,33 @@ class UserspaceShell:
             self.path.from_source_device(packets, node.now())
             self._replace_worn(node)
 
-    async def _read_exit_device(self, device: Tun) -> None:
+    async def _read_exit_device(self, node: ShellHost, exit_side: ExitSide) -> None:
+        device: Tun | None = exit_side.device
+        while device is not None:
+            try:
+                packets = await device.read_batch()
+            except (BackendError, trio.ClosedResourceError):
+                device = await self._replaced_exit_device(exit_side)
+                continue
+            self.path.from_exit_device(packets, node.now())
+            self._replace_worn(node)
+
+    async def _replaced_exit_device(self, exit_side: ExitSide) -> Tun | None:
+        """Replace the exit's device, because another program removed it; repeat until it works."""
+        _log.warning("exit.device_lost")
+        self.path.exit_device = None
+        told = False
         while True:
-            packets = await device.read_batch()
-            if self._node is not None:
-                self.path.from_exit_device(packets, self._node.now())
-                self._replace_worn(self._node)
+            try:
+                device = exit_side.replace_device()
+            except BackendError as error:
+                if not told:
+                    _log.warning("exit.device_not_replaced", reason=Word(error))
+                told = True
+                await trio.sleep(_RETRY_INTERVAL_S)
+            else:
+                self.path.exit_device = device
+                return device
 
     def _replace_worn(self, node: ShellHost) -> None:
         """SAs at a soft limit are replaced now, not at the next deadline."""

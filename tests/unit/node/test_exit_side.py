@@ -26,17 +26,21 @@ class FakeWall:
 class FakeTun:
     name = "exit0"
 
+    def __init__(self):
+        self.in_place, self.closed = True, False
+
     def write_batch(self, packets):
         pass
 
     def close(self):
-        pass
+        self.closed = True
 
 
 class FakeHost:
     def __init__(self):
         self.addresses = {FIRST}
         self.asked, self.error = 0, None
+        self.opened, self.brought_up = [], []
 
     def own_addresses(self):
         self.asked += 1
@@ -45,7 +49,12 @@ class FakeHost:
         return frozenset(self.addresses)
 
     def open_tun(self, name, mtu, segment_bytes):
+        self.opened.append((name, mtu, segment_bytes))
         return FakeTun()
+
+    def bring_up(self, name):
+        self.brought_up.append(name)
+        return True
 
     def open_exit(self, *arguments):
         return FakeWall()
@@ -91,3 +100,18 @@ def test_the_host_is_asked_again_if_it_did_not_tell_and_not_without_a_reason(hos
     host.error = None
     side.repair()
     assert LATER in side.own_addresses()
+
+
+def test_a_device_that_another_program_took_away_is_replaced_under_its_name(host, side):
+    first = side.device
+    side.hear([CHANGED])
+    side.repair()
+    assert (host.brought_up, first.closed) == (["exit0"], False)
+    first.in_place = False
+    side.hear([CHANGED])
+    side.repair()
+    assert first.closed, "its reader is woken, and replaces it"
+    assert side.replace_device() is side.device is not first
+    assert host.opened == [("exit%d", 1300, 1038), ("exit0", 1300, 1038)]
+    side.close()
+    assert side.replace_device() is None

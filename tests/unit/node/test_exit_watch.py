@@ -27,6 +27,7 @@ INNER = ipaddress.ip_address("100.64.0.7")
         (RuleChanged(4, 52, 100), True),
         (LinkChanged(1, "eth0", up=False, running=False), True),
         (LinkChanged(2, "anon0", up=True, running=True), False),
+        (LinkChanged(3, "exit0", up=True, running=True, gone=True), True),
         (AddressChanged(1, INNER, 24), True),
         (AddressChanged(2, INNER, 32), False),
         (RouteChanged(4, 254, 1, is_default=True, gone=True), True),
