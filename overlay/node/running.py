@@ -48,6 +48,7 @@ from overlay.node.own_endpoints import OwnEndpoints
 from overlay.node.path_answers import PathAnswers
 from overlay.node.path_file import PathFile
 from overlay.node.publication import Publication
+from overlay.node.sending_report import SendingReport
 from overlay.node.shells.clock_steps import ClockReport, follow_steps
 from overlay.node.shells.enforcement import Enforcement
 from overlay.node.shells.exit_watch import ExitWatch
@@ -64,6 +65,7 @@ __all__ = ["RunningNode"]
 _SAVE_INTERVAL_S = 30.0
 _CLOCK_INTERVAL_S = 5.0
 _MEET_INTERVAL_S = 5.0
+_SENDING_INTERVAL_S = 2.0
 _CLOSE_GRACE_S = 0.3
 """How long a stopping node keeps its sockets open, so that its goodbyes leave."""
 
@@ -142,6 +144,7 @@ class RunningNode:
             network_id = configuration.network.network_id
             self.neighbours = NatNeighbours(identity, network_id, self.cores, self.endpoints)
             self.clock_watch = ClockReport(self.cores.dht.clock_offset)
+            self.sending = SendingReport(self.sockets.counters)
         except BaseException:
             if self._remembered and protected:
                 _log.warning("kill_switch.kept", destinations=len(self._remembered))
@@ -325,6 +328,7 @@ class RunningNode:
         tasks.every(RESIGN_INTERVAL_S, "publish", self.publication.publish, first=resign_at)
         tasks.every(_MEET_INTERVAL_S, "meet", self.neighbours.review, first=now + 1)
         tasks.every(_CLOCK_INTERVAL_S, "clock", self.clock_watch.check, first=now + 1)
+        tasks.every(_SENDING_INTERVAL_S, "sending", self.sending.check, first=now + 1)
         tasks.every(_SAVE_INTERVAL_S, "save", self._save, first=now + _SAVE_INTERVAL_S / 10)
 
     def _take_over(self, now: float) -> None:

@@ -322,8 +322,9 @@ class NodeService:
     def _network_problems(self) -> tuple[str, ...]:
         running = self._running
         clock = running.clock_watch.problem(self._now())
+        found = (clock, running.sending.problem())
         unreached = running.publication.problems()
-        return (*([clock] if clock else []), *running.endpoints.problems(), *unreached)
+        return (*filter(None, found), *running.endpoints.problems(), *unreached)
 
     def _missing(self) -> tuple[str, ...]:
         """Return the names of mechanisms that are missing in the kernel at this moment."""

@@ -15,6 +15,8 @@ __all__ = ["judged"]
 _AT_ONCE_S: Final = 0.5
 """An attempt that follows sooner is said to be made now."""
 
+_HEARD: Final = "dht_datagrams_received"
+
 _MOST_PATHS: Final = 3
 """Paths whose trouble the verdict explains; ``overlay path list`` has all of them."""
 
@@ -89,6 +91,11 @@ def _not_joined(report: StatusReport, bootstrap: Sequence[str]) -> str:
         return (
             f"{_listed(bootstrap)} {'has' if len(bootstrap) == 1 else 'have'} only {unable}, and "
             f'this node listens on no {unable} address; add "{wildcard}" to [network] listen.'
+        )
+    if not bootstrap and report.counters.get(_HEARD):
+        return (
+            "no node that it knew answers any more; check this host's network, or name a node that "
+            'runs with "overlay up --bootstrap ADDRESS:PORT".'
         )
     if not bootstrap:
         return 'it knows no other node; name one with "overlay up --bootstrap ADDRESS:PORT".'

@@ -31,12 +31,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from overlay.errors import BackendError
+from overlay.errors import BackendError, ConfigurationError
 from overlay.system.failures import refused
 from overlay.system.filter_choice import find_packet_filter
 from overlay.system.privileges import CAP_NET_ADMIN, CAP_NET_RAW, effective_capabilities
 
-__all__ = ["confine_process", "forbid_dumps", "keep_capabilities", "needed_capabilities"]
+__all__ = [
+    "allow_open_files",
+    "confine_process",
+    "forbid_dumps",
+    "keep_capabilities",
+    "needed_capabilities",
+]
 
 _CAP_DAC_OVERRIDE: Final = 1
 _CAP_NET_BIND_SERVICE: Final = 10
@@ -50,11 +56,19 @@ _PR_CAPBSET_DROP: Final = 24
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _CAPABILITY_VERSION_3: Final = 0x20080522
 
+_LEAST_FILES: Final = 64
+"""A node with one port has about 30 files open, and programs of the packet filter need pipes."""
+
+_MOST_FILES: Final = 1024
+"""The usual limit of Linux. A node has ports, devices and 64 clients of its control socket."""
+
 _LAST_CAPABILITY: Final = Path("/proc/sys/kernel/cap_last_cap")
 
 
 def confine_process(files: Iterable[Path]) -> frozenset[int]:
-    """Forbid dumps and drop unnecessary capabilities; call it before any thread is started.
+    """Forbid dumps, raise the limit of open files, and drop capabilities that are not needed.
+
+    Call it before any thread is started.
 
     Args:
         files: files that the node reads and writes; see :func:`needed_capabilities`.
@@ -64,7 +78,9 @@ def confine_process(files: Iterable[Path]) -> frozenset[int]:
 
     Raises:
         BackendError: the kernel refused.
+        ConfigurationError: see :func:`allow_open_files`.
     """
+    allow_open_files()
     # Try the packet filter first, because iptables-legacy loads its kernel modules itself. This
     # requires CAP_SYS_MODULE, which is dropped below.
     with contextlib.suppress(BackendError):
@@ -84,6 +100,23 @@ def forbid_dumps() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except OSError as error:
         raise refused("forbidding core dumps", error) from error
+
+
+def allow_open_files() -> None:
+    """Raise the limit of open files of this process to what a node may need.
+
+    Raises:
+        ConfigurationError: the system allows fewer files than any node needs.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if most < _LEAST_FILES:
+        raise ConfigurationError(
+            f"this process may open {most} files, and a node needs {_LEAST_FILES}; raise the limit "
+            "with: ulimit -n 1024 (in a unit of systemd: LimitNOFILE=1024)."
+        )
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def needed_capabilities(files: Iterable[Path]) -> frozenset[int]:

@@ -22,6 +22,11 @@ _IN_USER_NAMESPACE_ALONE: Final = (
     "with a network of its own, inside `unshare -Urn`"
 )
 
+_MORE_FILES: Final = (
+    "raise the limit of open files, with `ulimit -n 1024` or with LimitNOFILE=1024 in a unit of "
+    "systemd"
+)
+
 _UID_MAP: Final = Path("/proc/self/uid_map")
 _NETWORK: Final = Path("/proc/self/ns/net")
 _USER: Final = Path("/proc/self/ns/user")
@@ -57,9 +62,12 @@ def refused(operation: str, error: OSError, remedy: str = "") -> BackendError:
     """Return the error "OPERATION failed (errno text): remedy."; raise it ``from error``.
 
     ``operation`` must not name a peer or destination, because the message may be logged. If rights
-    are missing and no ``remedy`` is given, :func:`privilege_remedy` supplies it.
+    are missing and no ``remedy`` is given, :func:`privilege_remedy` supplies it. A limit of open
+    files has the same remedy everywhere.
     """
     if not remedy and error.errno in (errno.EPERM, errno.EACCES):
         remedy = privilege_remedy()
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        remedy = _MORE_FILES
     reason = os.strerror(error.errno) if error.errno else str(error)
     return BackendError(f"{operation} failed ({reason}){': ' + remedy if remedy else ''}.")

@@ -80,6 +80,13 @@ PEER = ["198.51.100.7:4500"]
             [*PEER, "[2001:db8::1]:4500"],
             "[2001:db8::1]:4500 do not answer",
         ),
+        (ALONE, [], [], "it knows no other node; name one with"),
+        (
+            replace(ALONE, counters={"dht_datagrams_received": 3}),
+            [],
+            [],
+            "no node that it knew answers any more; check this host's network, or name a node",
+        ),
         (WELL, [replace(LOST, next_try_s=0.2)], PEER, "a circuit is being built now. "),
         (replace(WELL, mix_nodes=0, exits=0), [], PEER, "none of the nodes that it found offers"),
         (replace(WELL, mix_nodes=0, uptime_s=3.0), [], PEER, "still learning of Mix-nodes"),

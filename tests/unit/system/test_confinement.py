@@ -103,3 +103,34 @@ def test_a_kernel_that_refuses_is_an_error_of_the_backend():
         [sys.executable, "-c", REFUSED], check=True, capture_output=True, text=True
     )
     assert done.stdout.startswith("forbidding core dumps failed (Operation not permitted)")
+
+
+FILES = """
+import resource, sys
+from overlay.errors import ConfigurationError
+from overlay.system.confinement import allow_open_files
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))
+try:
+    allow_open_files()
+except ConfigurationError as error:
+    print(error)
+else:
+    print(resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "said"),
+    [
+        (40, 2000, "(1024, 2000)"),
+        (40, 200, "(200, 200)"),
+        (1500, 2000, "(1500, 2000)"),
+        (20, 20, "may open 20 files, and a node needs 64; raise the limit with: ulimit -n 1024"),
+    ],
+)
+def test_the_limit_of_open_files_is_raised_or_named(soft, hard, said):
+    done = subprocess.run(
+        [sys.executable, "-c", FILES, str(soft), str(hard)],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert said in done.stdout
