@@ -62,7 +62,7 @@ class Measure:
 
 _SAME_PROCESS: Final = "the same renewal process, other draws of few hundred nodes"
 _DRAWN: Final = "contacts are drawn anew each time a table is read"
-_RATES: Final = "how soon the dead are noticed comes from mean rates of calls"
+_RATES: Final = "departures are detected by mean rates of calls"
 
 MEASURES: Final = (
     Measure("online_share", 0.1, 0.0, _SAME_PROCESS),
@@ -71,20 +71,20 @@ MEASURES: Final = (
     Measure("lookup_closest_share", 0.0, 0.01, _DRAWN),
     Measure("lookup_hops", 0.05, 0.0, _DRAWN),
     Measure("lookup_queries", 0.08, 0.0, _DRAWN),
-    Measure("lookup_latency_s", 0.1, 0.0, "patience and cookies in the mean", quantile=0.5),
-    Measure("lookup_latency_s", 0.1, 0.0, "patience and cookies in the mean", quantile=0.9),
+    Measure("lookup_latency_s", 0.1, 0.0, "timeouts and cookies are means", quantile=0.5),
+    Measure("lookup_latency_s", 0.1, 0.0, "timeouts and cookies are means", quantile=0.9),
     Measure("table_contacts", 0.05, 0.0, _DRAWN),
     Measure("table_stale_share", 0.25, 0.01, _RATES),
-    Measure("neighbours_known", 0.0, 0.02, "newcomers are known at once"),
+    Measure("neighbours_known", 0.0, 0.02, "new nodes are known at once"),
     Measure("record_holders", 0.05, 0.0, "stored with the true nearest, not those found"),
     Measure("record_survival", 0.0, 0.005, "likewise"),
     Measure("record_holders", 0.08, 0.0, "likewise", label="once"),
     Measure("record_survival", 0.0, 0.01, "likewise", label="once"),
     Measure("mtt_coverage", 0.0, 0.02, "a crawl takes no time"),
-    Measure("mtt_staleness", 0.15, 0.02, "who left is found for twenty minutes, then by nobody"),
+    Measure("mtt_staleness", 0.15, 0.02, "departed nodes are found for twenty minutes, then never"),
     Measure("mtt_overlap", 0.0, 0.03, "likewise"),
-    Measure("path_first_try", 0.0, 0.05, "relays fail by leaving alone"),
-    Measure("messages_per_node_s", 0.15, 0.0, "rates of periodic tasks in the mean"),
+    Measure("path_first_try", 0.0, 0.05, "relays fail only by leaving"),
+    Measure("messages_per_node_s", 0.15, 0.0, "mean rates of periodic tasks"),
 )
 """All metrics of both simulations, except the fill of single buckets."""
 

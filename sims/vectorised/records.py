@@ -58,13 +58,13 @@ def holders_of(
 
     Args:
         sessions: all sessions since the first time of ``stored_at``.
-        keys: of the records.
-        stored_at: when each was stored, NaN where not: (records, times).
-        k: how many nearest nodes it is stored with.
-        online: how many nodes there are, as publishers estimate it.
-        region_known_at: from when on each publisher knows the region: before it stores with the
-            k nearest alone.
-        unheard: whose sessions these are to whom nobody stores, as no lookup finds them.
+        keys: the keys of the records.
+        stored_at: the times at which each was stored, with shape (records, times); NaN for none.
+        k: number of nearest nodes at which a record is stored.
+        online: number of nodes, as publishers estimate it.
+        region_known_at: times from which each publisher knows its region. Before, it stores only at
+            the k nearest nodes.
+        unheard: sessions of nodes that no lookup finds, so that no record is stored there.
     """
     near = _around(sessions, keys, _NEIGHBOURS * k)
     there = (near >= 0) & (sessions.ids[near] != keys[:, None])

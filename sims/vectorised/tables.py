@@ -98,9 +98,9 @@ class Tables:
     def closest(self, holders: Ids, targets: Ids, *, own: bool = False) -> Replies:
         """Return the up to k contacts of each holder that are closest to its target.
 
-        Those are the bucket at the target's side of the tree, and, where that holds fewer than
-        k, what lies around it. ``own`` tells that the holder reads
-        its table for itself: to others it does not name who failed it lately.
+        They are in the bucket at the target's side of the tree. If it has fewer than k, contacts of
+        the buckets around it follow. With ``own`` the holder reads its table for itself. Otherwise
+        it omits contacts that recently failed, as in answers to other nodes.
         """
         depth = common_prefix(holders, targets)
         low, high = subtree(self._known.ids, targets, np.minimum(depth + 1, 64))
@@ -134,9 +134,9 @@ class Tables:
     def _drawn(
         self, low: Positions, high: Positions, depth: Positions, *, own: bool
     ) -> tuple[Positions, Floats]:
-        """Return different positions of each range (-1: none there), and each one's lot.
+        """Return different positions of each range (-1 for none), with a random lot for each.
 
-        All that are known there, or a random choice if they are more than eight times k.
+        They are all known nodes there, or a random choice if there are more than eight times k.
         """
         size = (high - low)[:, None]
         width = int(min(_DRAWN * self.k, max(1, size.max(initial=1))))

@@ -29,13 +29,13 @@ class CallTiming:
     """Draw the durations of calls.
 
     Args:
-        latency: of the scenario; constant or uniform.
-        settings: bounds of patience.
-        calls_per_s: how often a node calls another of its contacts, and another node at all.
-        measured_s: for how long a node has measured round trips that it remembers.
-        not_called: what share of the dead, contacts and others, a node has not called in vain
-            yet; of the rest it has forgotten the round trips.
-        rng: draws.
+        latency: latency model of the scenario; constant or uniform.
+        settings: has the bounds of timeouts.
+        calls_per_s: rates at which a node calls one of its contacts, and one other node.
+        measured_s: time in seconds for which a node has measured the round trips that it stores.
+        not_called: fractions of departed contacts and of other departed nodes that a node has not
+            called since they left. It has deleted the round trips of the others.
+        rng: source of randomness.
     """
 
     def __init__(

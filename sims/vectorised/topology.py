@@ -39,7 +39,9 @@ class _Table:
 
 
 class TopologyTables:
-    """The tables of a few clients, as ids with their expiry; bounded by who lived in a validity.
+    """The tables of a few clients, as ids with their expiry.
+
+    Their size is limited by the nodes that were on line within the validity of a descriptor.
 
     Args:
         clients: number of clients.
@@ -64,7 +66,7 @@ class TopologyTables:
     def crawl(
         self, population: VectorisedPopulation, now: float, lingers_s: float, hostile_share: float
     ) -> None:
-        """Let all clients crawl whose crawl is due.
+        """Make the crawls that are due.
 
         Args:
             population: the nodes that can be found.

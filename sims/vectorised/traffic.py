@@ -57,14 +57,14 @@ def messages_per_node_s(
     """Return the datagrams per second of one node, over all of its tasks.
 
     Args:
-        settings: of the product.
+        settings: the product's settings.
         habits: rates of lookups and departures.
         attention: rates of pings.
-        publishing: how often they store their descriptor, and how probably the cookies of their
-            neighbours are at hand then.
-        walks: to random targets, and to the node's own id.
-        cookies: how probably one is at hand for a contact, and for another node.
-        crawling: how many nodes crawl the overlay.
+        publishing: rate at which a node stores its descriptor, and the probability that it then has
+            a cookie of a near node.
+        walks: queries of lookups of random targets, and of the node's own id.
+        cookies: probabilities that a node has a cookie of a contact, and of another node.
+        crawling: number of nodes that crawl the overlay.
     """
     far, own = walks
     first = habits.first_hand * cookies[0] + (1 - habits.first_hand) * cookies[1]

@@ -137,7 +137,7 @@ class Equilibria(Settings):
     def check(self) -> None:
         """Check settings that depend on each other."""
         if _in_closed_form(leaving_model(self.model)).off is None:
-            raise ValueError("the model needs absences, else everybody is on line at every hour")
+            raise ValueError("the model needs absences, or all nodes are on line at every hour")
         if max(self.minutes) >= 60 * self.hours:
             raise ValueError(
                 f"{max(self.minutes)} minutes cannot be seen within {self.hours} hours; "

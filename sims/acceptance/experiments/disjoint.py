@@ -59,7 +59,7 @@ def _measure(settings: DisjointLookups, seeds: int, progress: Progress) -> Measu
     ]
     for malicious in settings.malicious:
         for count in settings.paths:
-            progress(f"E11: {malicious:.0%} liars, {count} paths")
+            progress(f"E11: {malicious:.0%} malicious, {count} paths")
             rng = Random(f"E11 {seeds} {malicious} {count}")
             reached, runs = _runs(settings, overlays, malicious, count, rng)
             lengths += [length for run in runs for length in run]
@@ -167,7 +167,7 @@ class _Paths:
 
 E11 = Experiment(
     "E11",
-    "Disjoint paths among liars",
+    "Disjoint paths among malicious nodes",
     "mean of 1 - prod(1 - (1-f)^i) over the measured path lengths i, ±0.03 (or 3 standard errors)",
     "disjoint paths",
     "share of lookups that reach their target",

@@ -153,7 +153,7 @@ def _quantile(ordered: Sequence[float], percent: int) -> float:
 
 E10 = Experiment(
     "E10",
-    "Lookups right after a share of all nodes has died",
+    "Lookups directly after a fraction of all nodes has failed",
     "gates, set for 30 % dead: p50 <= 2 s, true k closest >= 0.95, dead in the result <= 1 %, "
     "live records found >= 0.99",
     "1 p50 (s), 2 closest, 3 dead, 4 records found, 5 unfinished",

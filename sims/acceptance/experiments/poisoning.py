@@ -32,7 +32,7 @@ _HOLDERS_ASKED: Final = 3
 
 _MOST_AMISS: Final = 0.9
 _ENOUGH: Final = 10
-"""If silent nodes times the malicious fraction exceed this, some crawl must meet a lie."""
+"""If silent nodes times the malicious fraction exceed this, some crawl must get a false answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +108,13 @@ def _measure(settings: Poison, seeds: int, progress: Progress) -> Measurement:
         exactly("records replaced by older ones", 2, regressed, 0),
         CheckedValue("availability of living nodes", 3, living_found / living, None,
               settings.availability, 1.0),
-        CheckedValue("silent nodes whose old record a newcomer believes", 4, believed / asked,
+        CheckedValue("silent nodes whose old record a new node accepts", 4, believed / asked,
               fooled, 0.0, fooled + 3 * error, error),
-        CheckedValue("lies told", 5, lies, None, least_lies, math.inf),
+        CheckedValue("false answers", 5, lies, None, least_lies, math.inf),
     ]  # fmt: skip
     return Measurement(
         points,
-        "newcomers are fooled if all three holders asked lie; g: liars among those who answer",
+        "a new node accepts an old record if its three holders are malicious; g: their fraction",
     )
 
 
@@ -237,8 +237,8 @@ _LIES: Final[tuple[Callable[[_Overlay, NodeId, NodeId], bytes], ...]] = (
 E12 = Experiment(
     "E12",
     "Poisoned records",
-    "forged, expired, regressed: 0 exactly; availability >= 0.99; newcomers fooled <= g^3",
-    "1 poisoned, 2 regressed, 3 availability, 4 newcomers fooled, 5 lies",
+    "forged, expired, regressed: 0 exactly; availability >= 0.99; accepted <= g^3",
+    "1 poisoned, 2 regressed, 3 availability, 4 old records accepted, 5 false answers",
     "count or share",
     Poison(),
     Poison(nodes=250),

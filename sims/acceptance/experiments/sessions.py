@@ -65,5 +65,5 @@ def leaving_model(text: str) -> SessionModel:
     """
     model = parse_model(text)
     if model.permanent_share == 1:
-        raise ValueError(f"nobody ever leaves under {text!r}; take a model with sessions")
+        raise ValueError(f"no node ever leaves under {text!r}; take a model with sessions")
     return model

@@ -99,7 +99,7 @@ _ALL: Final = (
         None,
         origin="median session of 1.4 min, Rhea et al. 2004; Poisson departures",
     ),
-    SessionModel("none", Exponential(_HOUR), None, 1.0, "nobody ever leaves"),
+    SessionModel("none", Exponential(_HOUR), None, 1.0, "no node ever leaves"),
 )
 
 PRESETS: Final[Mapping[str, SessionModel]] = MappingProxyType({one.name: one for one in _ALL})

@@ -105,7 +105,7 @@ def test_a_bad_setting_gets_one_sentence(text, names):
     ("text", "says"),
     [
         ("E1.draws=0", "E1: draws must lie between 1000 and 10000000, not 0."),
-        ("E1.model=none", "nobody ever leaves under 'none'"),
+        ("E1.model=none", "no node ever leaves under 'none'"),
         ("E2.hours=5", "360 minutes cannot be seen within 5 hours"),
         ("E2.model=bamboo", "the model needs absences"),
         ("E3.k=2", "E3: k must lie between 3 and 64, not 2."),
