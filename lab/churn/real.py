@@ -7,14 +7,12 @@ A Unix socket is a file, so it can be used from outside of the namespace.
 from __future__ import annotations
 
 import contextlib
-import heapq
 import json
 import selectors
 import socket
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import count
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, Final
@@ -35,6 +33,7 @@ from overlay.identity import LocalIdentity
 from overlay.keyfile import write_identity
 from overlay.node import run_node
 from overlay.settings import declared
+from sims.world.engine.heap import EventHeap
 
 __all__ = ["play"]
 
@@ -180,8 +179,8 @@ class _Stage:
         self._log = directory / "prober.log"
         self._prober: Forked | None = None
         self._ledger = CounterTotals()
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = count()
+        self._due = EventHeap()
+        """Planned actions. Its time is that of the play so far, in seconds."""
         self._began_at = 0.0
         self._lags: list[float] = []
         self._before: dict[int, dict[str, int]] = {}
@@ -220,15 +219,17 @@ class _Stage:
         return time.monotonic() - self._began_at
 
     def _at(self, time_s: float, action: Callable[[], None]) -> None:
-        heapq.heappush(self._due, (time_s, next(self._order), action))
+        self._due.at(time_s, self._act, action)
+
+    def _act(self, action: Callable[[], None], _: object) -> None:
+        action()
+        self._lags.append(self._time_s() - self._due.now)
 
     def _pass_time(self, until_s: float) -> None:
         while self._time_s() < until_s:
-            while self._due and self._due[0][0] <= self._time_s():
-                due_s, _, action = heapq.heappop(self._due)
-                action()
-                self._lags.append(self._time_s() - due_s)
-            pause = min(until_s, self._due[0][0] if self._due else until_s) - self._time_s()
+            while self._due.next_at <= self._time_s():
+                self._due.step()
+            pause = min(until_s, self._due.next_at) - self._time_s()
             for key, _ in self.selector.select(max(0.0, pause)):
                 key.data()
 

@@ -16,7 +16,7 @@ from lab.churn.ledger import CounterTotals
 from lab.churn.measured import Measured
 from lab.churn.probing import Probing
 from lab.churn.script import HOPS, ChurnScript, Switch, endpoint_of
-from overlay.addresses import Endpoint, InnerAddress, IpNetwork, NodeId
+from overlay.addresses import InnerAddress, IpNetwork, NodeId
 from overlay.apm.events import CircuitFailed, CircuitOpened
 from overlay.apm.inner_addresses import InnerAddresses
 from overlay.dht.core import Dht
@@ -29,6 +29,7 @@ from overlay.paths.paths import Paths
 from overlay.paths.requested_path import PathTerms
 from overlay.selection.selector import MixPath
 from overlay.selection.uniform import UniformSelector
+from sims.world.engine.conditions import Flight, tap
 from sims.world.engine.streams import Streams
 from sims.world.latency import build_latency
 from sims.world.participants.carriers import ValueCarrier
@@ -65,19 +66,15 @@ class _World(World):
         self.datagrams: Counter[int] = Counter()
         self.bytes: Counter[int] = Counter()
         self.make_core = _core
-        plain_send = self.network.send
-
-        def counting_send(
-            source: Machine, datagram: bytes, to: Endpoint, when: float, size: int, kind: int
-        ) -> None:
-            self.datagrams[source.index] += 1
-            self.bytes[source.index] += size
-            plain_send(source, datagram, to, when, size, kind)
-
-        self.network.send = counting_send  # type: ignore[method-assign, assignment]  # a tap
+        self.network.impose(tap(self._count))
         for node in range(script.nodes + 1):
             self.add(endpoint_of(node))
         self.bootstrap = (endpoint_of(script.bootstrap),)
+
+    def _count(self, flight: Flight) -> None:
+        size, _ = self.measure(flight.datagram)
+        self.datagrams[flight.sender] += 1
+        self.bytes[flight.sender] += size
 
     def start(self, machine: Machine) -> None:
         """Start a node; the prober has no descriptor."""

@@ -12,6 +12,8 @@ from overlay.dht.envelope import Envelopes, network_tag, parse_datagram
 from overlay.dht.help_messages import ProbeProgress, ProbeState
 from overlay.dht.messages import Contact, Ping
 from overlay.dht.reach_tests import ReachTests
+from sims.world.engine.deadlines import run_with_deadlines
+from sims.world.engine.heap import EventHeap
 
 OWN = make_identity(0)
 HERE = public_endpoint(0)
@@ -29,7 +31,7 @@ class World:
     """Drives the tests of one endpoint; ``asked`` holds the requests under way."""
 
     def __init__(self, count=9, *, interval_s=600.0):
-        self.now = START
+        self.heap = EventHeap(START)
         self.known = [contact(number) for number in range(1, count + 1)]
         self.asked, self.changes, self.counts = [], [], Counter()
         self.tests = ReachTests(
@@ -51,17 +53,16 @@ class World:
         self.asked.append((request, endpoint, responder, on_answer))
 
     @property
+    def now(self):
+        return self.heap.now
+
+    @property
     def standing(self):
         return self.tests.standings()[HERE].value
 
     def wait(self, seconds):
         """Let time pass, and handle each deadline on the way."""
-        end = self.now + seconds
-        while self.tests.next_deadline() <= end:
-            self.now = self.tests.next_deadline()
-            self.tests.handle_deadline(self.now)
-            assert self.tests.next_deadline() > self.now, "the shell would spin"
-        self.now = end
+        run_with_deadlines(self.heap, self.now + seconds, lambda: [self.tests])
 
     def answer(self, progress, *, count=None):
         """Answer the requests under way, or the first ``count``; None is silence."""

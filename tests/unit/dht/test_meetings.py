@@ -12,6 +12,8 @@ from overlay.dht.help_messages import Meet, Met
 from overlay.dht.meeting_place import MeetingPlace
 from overlay.dht.meetings import MAX_NEIGHBOURS, Meetings, Neighbour, places_of
 from overlay.dht.messages import Contact
+from sims.world.engine.deadlines import run_with_deadlines
+from sims.world.engine.heap import EventHeap
 
 OUTSIDE = Endpoint("80.0.0.1", 4500)
 NODES = [Contact.of(make_identity(n).identity_key, public_endpoint(n)) for n in range(1, 40)]
@@ -24,21 +26,13 @@ def asker(number, host="80.0.0.1", port=4500):
 FIRST, SECOND = asker(100), asker(101, port=61_000)
 
 
-class Clock:
-    def __init__(self):
-        self.now = START
-
-    def __call__(self):
-        return self.now
-
-
 def meeting_place(clock):
     return AtClock(MeetingPlace(), clock, {"meet"})
 
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return EventHeap(START)
 
 
 def test_a_place_hands_over_between_askers_of_one_address(clock):
@@ -54,14 +48,14 @@ def test_a_place_tells_nothing_to_other_addresses_other_nodes_and_too_late(clock
     nothing = Met(present=False, sealed=b"")
     assert place.meet(Meet(FIRST.node_id, b""), asker(101, host="80.0.0.2")) == nothing
     assert place.meet(Meet(FIRST.node_id, b""), asker(102)) == nothing
-    clock.now += 601
+    clock.run(clock.now + 601)
     assert place.meet(Meet(FIRST.node_id, b""), SECOND) == nothing
 
 
 def test_a_place_remembers_a_bounded_number(clock):
     place = meeting_place(clock)
     for number in range(3000):
-        clock.now += 0.1
+        clock.run(clock.now + 0.1)
         host = f"80.{number // 250}.{number % 250}.1"
         place.meet(Meet(SECOND.node_id, b"x"), asker(103, host=host))
     # The oldest are forgotten first; a newcomer finds room.
@@ -72,11 +66,11 @@ def test_a_place_remembers_a_bounded_number(clock):
 def test_one_address_has_a_share_of_a_place(clock):
     place = meeting_place(clock)
     for number in range(200):
-        clock.now += 1
+        clock.run(clock.now + 1)
         place.meet(Meet(make_identity(number).node_id, b"x"), asker(104))
     met = []
     for number in range(200):
-        clock.now += 0.5
+        clock.run(clock.now + 0.5)
         met.append(place.meet(Meet(asker(104).node_id, b""), asker(number)).present)
     assert sum(met) <= 64
 
@@ -109,14 +103,15 @@ class Behind:
     def start(self, request, endpoint, responder, now, on_answer):
         place = next(each for each in NODES if each.node_id == responder)
         reply = self.world.reply(place, request, self.me)
-        self.world.later.append(
-            lambda: on_answer(reply and VerifiedReply(place, reply), self.world.clock.now)
-        )
+        self.world.clock.at(now, self._answered, on_answer, reply and VerifiedReply(place, reply))
+
+    def _answered(self, on_answer, reply):
+        on_answer(reply, self.world.clock.now)
 
 
 class World:
     def __init__(self, clock, *, present=3):
-        self.clock, self.later = clock, []
+        self.clock = clock
         self.places = places_of(NETWORK_ID, OUTSIDE.packed, NODES)
         self.honest = {each.node_id: meeting_place(clock) for each in self.places}
         self.dead, self.lying = set(), set()
@@ -135,19 +130,8 @@ class World:
             one.meetings.follow([neighbour], self.clock.now)
 
     def run(self, seconds):
-        end = self.clock.now + seconds
-        while True:
-            for answer in self.later[:]:
-                self.later.remove(answer)
-                answer()
-            nodes = (self.first.meetings, self.second.meetings)
-            due = min(node.next_deadline() for node in nodes)
-            if due > end:
-                break
-            self.clock.now = due
-            for node in nodes:
-                node.handle_deadline(due)
-        self.clock.now = end
+        nodes = (self.first.meetings, self.second.meetings)
+        run_with_deadlines(self.clock, self.clock.now + seconds, lambda: nodes)
 
 
 @pytest.mark.parametrize("dead", [0, 1])
