@@ -1,4 +1,4 @@
-"""Nodes with a Links core each, on a network that tests deliver by hand."""
+"""Nodes with a Links core each, on a network whose hops and times tests choose."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ from overlay.link.events import (
 from overlay.link.links import Links
 from overlay.link.settings import LinkSettings
 from overlay.work_budget import WorkBudget
+from sims.world.engine.deadlines import run_with_deadlines
+from sims.world.engine.heap import EventHeap
+from sims.world.engine.network import Network
+from sims.world.latency import Constant
 
 NOW = 1_800_000_000.0
 FRAME_BYTES = 5
@@ -31,6 +35,7 @@ class Host:
     """One node: its core, its endpoint, and the SAs that its events told it to install."""
 
     def __init__(self, number: int, settings: LinkSettings | None = None, seed: int = 0) -> None:
+        self.index, self.lab = number, Lab()
         self.identity = LocalIdentity.generate(Random(1000 + number))
         self.endpoint = Endpoint(f"8.8.{number}.1", 4500)
         self.settings = settings or LinkSettings()
@@ -57,6 +62,16 @@ class Host:
         self.log: list[LinkEvent] = []
         self.pairs: dict[int, LinkKeys] = {}
         self.usable: dict[int, LinkKeys] = {}
+
+    def arrived(self, item: tuple[bytes, Endpoint]) -> None:
+        self.links.receive([item], self.lab.heap.now)
+
+    def next_deadline(self) -> float:
+        return self.links.next_deadline()
+
+    def handle_deadline(self, now: float) -> None:
+        self.links.handle_deadline(now)
+        self.lab.handled = True
 
     @property
     def peer(self) -> LinkPeer:
@@ -86,50 +101,70 @@ class Host:
         return events
 
 
+def everything(_: bytes) -> bool:
+    return True
+
+
 class Lab:
-    """Hosts by endpoint; ``step`` carries what is queued one hop, ``settle`` until quiet."""
+    """Hosts on a network without delay. ``step`` carries what is queued one hop."""
 
     def __init__(self, *hosts: Host) -> None:
-        self.hosts = {host.endpoint: host for host in hosts}
+        self.heap = EventHeap(NOW)
+        self.network = Network(self.heap, Constant(0.0), Random("network"))
+        self.hosts: list[Host] = []
         self.sent: list[tuple[bytes, Endpoint, Endpoint]] = []
         self.line_bytes = 1472
+        self.handled = False
+        for host in hosts:
+            self.attach(host)
 
-    def step(self, now: float, keep: Callable[[bytes], bool] = lambda data: True) -> int:
-        moved = []
-        for endpoint, host in self.hosts.items():
+    def attach(self, host: Host) -> None:
+        host.lab = self
+        self.hosts.append(host)
+        self.network.attach(host)
+
+    def detach(self, host: Host) -> None:
+        self.hosts.remove(host)
+        self.network.crash(host)
+
+    def move(self, host: Host, endpoint: Endpoint) -> None:
+        """Give a host another address."""
+        self.detach(host)
+        host.endpoint = endpoint
+        self.attach(host)
+
+    def step(self, now: float, keep: Callable[[bytes], bool] = everything) -> int:
+        """Carry what is queued, if ``keep`` takes it; return the number of datagrams."""
+        self.heap.pass_to(now)
+        for host in self.hosts:
             host.take_events()
             for data, target in host.links.datagrams_to_send(now):
-                self.sent.append((data, endpoint, target))
+                self.sent.append((data, host.endpoint, target))
                 if keep(data):
-                    moved.append((data, endpoint, target))
+                    self.network.carry(data, host.endpoint, target)
             for data, target in host.links.whole_datagrams_to_send():
                 if len(data) + FRAME_BYTES <= self.line_bytes:
-                    moved.append((data, endpoint, target))
-        for data, source, target in moved:
-            if target in self.hosts:
-                self.hosts[target].links.receive([(data, source)], now)
-        return len(moved)
+                    self.network.carry(data, host.endpoint, target)
+        moved = len(self.heap)
+        self.heap.run(now)
+        return moved
 
-    def settle(self, now: float, keep: Callable[[bytes], bool] = lambda data: True) -> None:
+    def settle(self, now: float, keep: Callable[[bytes], bool] = everything) -> None:
+        """Carry datagrams until none is queued."""
         while self.step(now, keep):
             pass
 
-    def run(
-        self,
-        now: float,
-        until: float,
-        keep: Callable[[bytes], bool] = lambda data: True,
-    ) -> float:
+    def run(self, now: float, until: float, keep: Callable[[bytes], bool] = everything) -> float:
         """Settle, then follow the deadlines up to ``until``; returns ``until``."""
         self.settle(now, keep)
-        while (due := min(host.links.next_deadline() for host in self.hosts.values())) <= until:
-            assert due >= now
-            now = due
-            for host in self.hosts.values():
-                host.links.handle_deadline(now)
-                assert host.links.next_deadline() > now
-            self.settle(now, keep)
+        while run_with_deadlines(self.heap, until, self._hosts_on_time, lambda: self.handled):
+            self.handled = False
+            self.settle(self.heap.now, keep)
         return until
+
+    def _hosts_on_time(self) -> list[Host]:
+        assert min(host.next_deadline() for host in self.hosts) >= self.heap.now
+        return self.hosts
 
 
 def mirrored(alice: Host, bob: Host) -> bool:

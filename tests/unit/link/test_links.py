@@ -98,7 +98,7 @@ def test_links_rekey_by_time_and_the_initiator_does_it():
 
 def test_the_responder_rekeys_if_the_initiator_does_not():
     alice, bob, lab = connected()
-    lab.hosts.pop(alice.endpoint)
+    lab.detach(alice)
     lab.run(NOW, NOW + 3 * alice.settings.rekey_after_s)
     assert bob.log[-1] == LinkClosed(alice.identity.overlay_address, LinkFailure.TIMED_OUT)
     assert bob.pairs == {}
@@ -138,9 +138,7 @@ def test_a_restarted_peer_replaces_the_old_link():
 
 def test_a_peer_that_moved_is_answered_at_its_new_endpoint():
     alice, bob, lab = connected()
-    lab.hosts.pop(alice.endpoint)
-    alice.endpoint = Endpoint("9.9.9.9", 1234)
-    lab.hosts[alice.endpoint] = alice
+    lab.move(alice, Endpoint("9.9.9.9", 1234))
     alice.links.rekey(bob.identity.overlay_address, NOW + 5)
     lab.run(NOW + 5, NOW + 100)
     assert mirrored(alice, bob)

@@ -60,7 +60,7 @@ def test_replayed_messages_change_nothing():
     alice, bob, lab = connected()
     alice_log, bob_log = list(alice.log), list(bob.log)
     for data, source, target in list(lab.sent):
-        lab.hosts[target].links.receive([(data, source)], NOW + 1)
+        lab.network.host_at(target).links.receive([(data, source)], NOW + 1)
     for data, source, _ in lab.sent:  # and to the wrong side
         for host in (alice, bob):
             host.links.receive([(data, source)], NOW + 1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -15,6 +17,7 @@ from overlay.link.events import LinkClosed, LinkEstablished, LinkFailed
 from overlay.link.handshake import GEOMETRY, MessageType
 from overlay.link.settings import LinkSettings
 from overlay.work_budget import WorkBudget
+from sims.world.engine.conditions import Flight
 
 EVIL = Endpoint("6.6.6.6", 666)
 EVERY_KIND = frozenset(MessageType)
@@ -33,37 +36,25 @@ class Observed(Lab):
         self.kinds, self.order, self.forwards = kinds, order, forwards
         self.withheld: set[int] = set()
         self.to_evil: list[bytes] = []
+        self.network.impose(self.with_copies)
 
-    def step(self, now: float, keep=lambda data: True) -> int:
-        moved = []
-        for endpoint, host in self.hosts.items():
-            host.take_events()
-            for data, target in host.links.datagrams_to_send(now):
-                self.sent.append((data, endpoint, target))
-                if keep(data):
-                    moved.append((data, endpoint, target))
-        for data, source, target in moved:
-            self.carry(data, source, target, now)
-        return len(moved)
-
-    def carry(self, data: bytes, source: Endpoint, target: Endpoint, now: float) -> None:
-        if target == EVIL:
+    def with_copies(self, flight: Flight) -> Iterator[Flight]:
+        data = flight.datagram
+        if flight.to == EVIL:
             self.to_evil.append(data)
-            others = [each for endpoint, each in self.hosts.items() if endpoint != source]
+            others = [each for each in self.hosts if each.endpoint != flight.source]
             for other in others if self.forwards else ():
-                other.links.receive([(data, source)], now)
+                yield replace(flight, to=other.endpoint)
             return
-        if target not in self.hosts:
-            return
-        links, copied = self.hosts[target].links, data[0] in self.kinds
+        copied = data[0] in self.kinds
         if copied and self.order in ("before", "instead"):
-            links.receive([(data, EVIL)], now)
+            yield replace(flight, source=EVIL)
         if self.order == "instead" and copied and data[0] not in self.withheld:
             self.withheld.add(data[0])
             return
-        links.receive([(data, source)], now)
+        yield flight
         if copied and self.order == "after":
-            links.receive([(data, EVIL)], now)
+            yield replace(flight, source=EVIL)
 
 
 def single_kinds():
@@ -189,9 +180,7 @@ def moved(*, behind_nat: bool) -> tuple[Host, Host, Lab]:
     lab = Lab(alice, bob)
     alice.links.connect(bob.peer, NOW)
     lab.settle(NOW)
-    lab.hosts.pop(alice.endpoint)
-    alice.endpoint = Endpoint("9.9.9.9", 1234)
-    lab.hosts[alice.endpoint] = alice
+    lab.move(alice, Endpoint("9.9.9.9", 1234))
     alice.links.rekey(bob.identity.overlay_address, NOW + 5)
     lab.run(NOW + 5, NOW + 5.1)
     return alice, bob, lab
@@ -224,9 +213,7 @@ def test_a_host_with_the_same_spi_at_the_new_endpoint_keeps_it():
     carol.links.connect(bob.peer, NOW)
     lab.settle(NOW)
     assert len(bob.links) == 2
-    lab.hosts.pop(alice.endpoint)
-    alice.endpoint = Endpoint(carol.endpoint.host, 999)
-    lab.hosts[alice.endpoint] = alice
+    lab.move(alice, Endpoint(carol.endpoint.host, 999))
     alice.spis = iter([next(iter(carol.pairs))])
     alice.restart(7)
     alice.links.connect(bob.peer, NOW + 5)
@@ -234,19 +221,12 @@ def test_a_host_with_the_same_spi_at_the_new_endpoint_keeps_it():
     assert any(keys.outbound_spi in carol.pairs for keys in bob.usable.values())
 
 
-class CopiedBefore(Lab):
-    """Before each initiation, copies of it arrive from other endpoints."""
-
-    def step(self, now: float, keep=lambda data: True) -> int:
-        def copied(data: bytes) -> bool:
-            if data[0] == MessageType.INITIATION:
-                sender, target = next((s, t) for d, s, t in reversed(self.sent) if d == data)
-                copies = [(data, Endpoint(EVIL.host, EVIL.port + n)) for n in range(6)]
-                if target in self.hosts and sender in self.hosts:
-                    self.hosts[target].links.receive(copies, now)
-            return keep(data)
-
-        return super().step(now, copied)
+def copied_before(flight: Flight) -> Iterator[Flight]:
+    """Let copies of each initiation arrive before it, from other endpoints."""
+    if flight.datagram[0] == MessageType.INITIATION:
+        for number in range(6):
+            yield replace(flight, source=Endpoint(EVIL.host, EVIL.port + number))
+    yield flight
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -256,7 +236,8 @@ def test_copies_that_arrive_first_keep_the_answer_from_no_peer(exists):
     if exists:
         Lab(alice, bob).settle(NOW)
         alice.links.rekey(bob.identity.overlay_address, NOW + 10)
-    lab = CopiedBefore(alice, bob)
+    lab = Lab(alice, bob)
+    lab.network.impose(copied_before)
     lab.run(NOW + 10, NOW + 20)
     assert len(alice.usable) == 1
     assert len(alice.pairs) == 1 + exists

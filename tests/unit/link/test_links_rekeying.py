@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -19,6 +21,7 @@ from overlay.link.lifetimes import hard_s
 from overlay.link.outgoing import MAX_COOKIES
 from overlay.link.settings import LinkSettings
 from overlay.work_budget import WorkBudget
+from sims.world.engine.conditions import Flight
 
 EVIL = Endpoint("6.6.6.6", 666)
 HANDSHAKE = {MessageType.INITIATION, MessageType.RESPONSE, MessageType.COOKIE_REPLY}
@@ -108,25 +111,19 @@ class Forger(Lab):
         super().__init__(alice, bob)
         self.forged = forged
         self.rng = Random(1)
+        self.network.impose(self.with_forged_cookies)
 
-    def step(self, now: float, keep=lambda data: True) -> int:
-        moved = []
-        for endpoint, host in self.hosts.items():
-            host.take_events()
-            for data, target in host.links.datagrams_to_send(now):
-                self.sent.append((data, endpoint, target))
-                moved.append((data, endpoint, target))
-        for data, source, target in moved:
-            receiver = self.hosts[target]
-            if data[0] == MessageType.INITIATION:
-                link_key = receiver.identity.link_key
-                keys = ReceiverKeys.of(link_key, hashlib.sha256(b"lab").digest())
-                replies = [
-                    CookieJar(keys, self.rng).reply(data, EVIL, now) for _ in range(self.forged)
-                ]
-                self.hosts[source].links.receive([(each, target) for each in replies], now)
-            receiver.links.receive([(data, source)], now)
-        return len(moved)
+    def with_forged_cookies(self, flight: Flight) -> Iterator[Flight]:
+        data = flight.datagram
+        if data[0] == MessageType.INITIATION:
+            receiver = self.network.host_at(flight.to)
+            assert isinstance(receiver, Host)
+            link_key = receiver.identity.link_key
+            keys = ReceiverKeys.of(link_key, hashlib.sha256(b"lab").digest())
+            for _ in range(self.forged):
+                reply = CookieJar(keys, self.rng).reply(data, EVIL, self.heap.now)
+                yield replace(flight, datagram=reply, source=flight.to, to=flight.source)
+        yield flight
 
 
 def demanding(settings: LinkSettings) -> Host:
@@ -151,9 +148,9 @@ def occupy(bob: Host, now: float) -> None:
 @pytest.mark.parametrize("forged", [4, 40, 200])
 def test_forged_cookies_do_not_delay_a_rekeying(forged):
     alice, bob = Host(1), demanding(BUSY)
-    lab = Forger(alice, bob, forged)
     alice.links.connect(bob.peer, NOW)
     Lab(alice, bob).settle(NOW)
+    lab = Forger(alice, bob, forged)
     before = set(alice.usable)
     occupy(bob, NOW + 5)
     alice.links.rekey(bob.identity.overlay_address, NOW + 5)

@@ -22,12 +22,6 @@ def linked(*, initiator: bool) -> tuple[Host, Host, Lab]:
     return alice, bob, lab
 
 
-def move(lab: Lab, host: Host, endpoint: Endpoint) -> None:
-    del lab.hosts[host.endpoint]
-    host.endpoint = endpoint
-    lab.hosts[endpoint] = host
-
-
 def sends_esp(sender: Host, receiver: Host, now: float, source: Endpoint | None = None) -> None:
     """What the engine tells when an authentic packet comes from elsewhere."""
     spi = max(receiver.usable)
@@ -42,7 +36,7 @@ def place(host: Host) -> Endpoint:
 def test_an_esp_packet_from_a_new_endpoint_moves_the_link_after_a_round_trip(initiator):
     alice, bob, lab = linked(initiator=initiator)
     before = set(bob.usable)
-    move(lab, alice, Endpoint("9.9.9.9", 1234))
+    lab.move(alice, Endpoint("9.9.9.9", 1234))
     sends_esp(alice, bob, NOW + 5)
     lab.run(NOW + 5, NOW + 5.15)
     assert place(bob) == alice.endpoint
@@ -58,7 +52,7 @@ def test_a_link_moves_twice_and_back():
     for step, endpoint in enumerate(
         [Endpoint("9.9.9.9", 1234), Endpoint("9.9.9.9", 99), Endpoint("7.7.7.7", 9), home]
     ):
-        move(lab, alice, endpoint)
+        lab.move(alice, endpoint)
         sends_esp(alice, bob, NOW + 4 * step)
         lab.run(NOW + 4 * step, NOW + 4 * step + 0.2)
         assert place(bob) == endpoint
@@ -71,10 +65,10 @@ def test_a_link_moves_twice_and_back():
 def test_both_sides_may_move_at_once_if_one_of_them_is_heard():
     """Of two that moved at once neither is found, unless one had sent before the other moved."""
     alice, bob, lab = linked(initiator=True)
-    move(lab, alice, Endpoint("9.9.9.9", 1234))
+    lab.move(alice, Endpoint("9.9.9.9", 1234))
     sends_esp(alice, bob, NOW + 5)
     lab.settle(NOW + 5)
-    move(lab, bob, Endpoint("7.7.7.7", 4321))
+    lab.move(bob, Endpoint("7.7.7.7", 4321))
     lab.run(NOW + 5, NOW + 5.5)
     assert place(bob) == alice.endpoint
     sends_esp(bob, alice, NOW + 5.5)
@@ -89,7 +83,7 @@ def test_both_sides_may_move_at_once_if_one_of_them_is_heard():
 def test_a_link_that_moves_amid_a_rekeying_is_rekeyed_at_its_new_endpoint(who):
     alice, bob, lab = linked(initiator=True)
     before = set(alice.usable)
-    move(lab, alice, Endpoint("9.9.9.9", 1234))
+    lab.move(alice, Endpoint("9.9.9.9", 1234))
     one, other = (alice, bob) if who == "alice" else (bob, alice)
     one.links.rekey(other.identity.overlay_address, NOW + 5)
     sends_esp(alice, bob, NOW + 5)
@@ -128,7 +122,7 @@ def test_a_move_to_a_prefix_without_room_ends_no_link():
     alice.links.connect(bob.peer, NOW)
     carol.links.connect(bob.peer, NOW)
     lab.settle(NOW)
-    move(lab, alice, Endpoint("8.8.3.7", 77))
+    lab.move(alice, Endpoint("8.8.3.7", 77))
     [spi] = [each.inbound_spi for each in bob.pairs.values() if each.outbound_spi in alice.pairs]
     bob.links.seen_at(spi, alice.endpoint, NOW + 5)
     lab.run(NOW + 5, NOW + 6)
@@ -144,7 +138,7 @@ def test_recorded_notices_hold_no_link_where_its_peer_is_no_more(initiator):
     lab.run(NOW + 2, NOW + 4)
     former = alice.endpoint
     recorded = [data for data, source, _ in lab.sent if source == former]
-    move(lab, alice, Endpoint("9.9.9.9", 1234))
+    lab.move(alice, Endpoint("9.9.9.9", 1234))
     sends_esp(alice, bob, NOW + 5)
     now = NOW + 5
     while now < NOW + 5.5:
@@ -181,8 +175,8 @@ def publishing(*hosts: Host, fallback: tuple[Endpoint, ...] = ()) -> None:
 def test_a_link_whose_ends_move_at_once_goes_on_at_what_they_publish(first):
     alice, bob, lab = linked(initiator=True)
     publishing(alice, bob)
-    move(lab, alice, Endpoint("9.9.9.9", 1234))
-    move(lab, bob, Endpoint("7.7.7.7", 4321))
+    lab.move(alice, Endpoint("9.9.9.9", 1234))
+    lab.move(bob, Endpoint("7.7.7.7", 4321))
     one, other = (alice, bob) if first == "alice" else (bob, alice)
     one.links.rekey(other.identity.overlay_address, NOW + 5)
     lab.run(NOW + 5, NOW + 6)
@@ -194,8 +188,8 @@ def test_a_link_whose_ends_move_at_once_goes_on_at_what_they_publish(first):
 
 def test_a_rekeying_under_way_finds_an_endpoint_that_is_published_later():
     alice, bob, lab = linked(initiator=True)
-    move(lab, alice, Endpoint("9.9.9.9", 1234))
-    move(lab, bob, Endpoint("7.7.7.7", 4321))
+    lab.move(alice, Endpoint("9.9.9.9", 1234))
+    lab.move(bob, Endpoint("7.7.7.7", 4321))
     alice.links.rekey(bob.identity.overlay_address, NOW + 5)
     lab.run(NOW + 5, NOW + 5.1)
     publishing(alice, bob)
@@ -217,7 +211,7 @@ def test_a_rekeying_asks_no_endpoint_of_another_ip_version_or_that_is_not_allowe
     alice, bob, lab = linked(initiator=True)
     fallback = (Endpoint("2a00:db8::1", 4500), Endpoint("192.168.1.1", 4500))
     publishing(alice, bob, fallback=fallback)
-    move(lab, bob, Endpoint("7.7.7.7", 4321))
+    lab.move(bob, Endpoint("7.7.7.7", 4321))
     lab.sent.clear()
     alice.links.rekey(bob.identity.overlay_address, NOW + 5)
     lab.run(NOW + 5, NOW + 6)
