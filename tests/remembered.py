@@ -1,4 +1,8 @@
-"""What objects keep: every container below some roots, and what a page says about them."""
+"""What objects keep: every container below some roots, and what a page says about them.
+
+The walk reads the attributes of every object, private ones too, because the list of tables must be
+complete. It names none of them.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +36,7 @@ def value_in_the_code(where, **settings):
     """Return ``Settings.name`` of one of the settings given, or ``module:name``."""
     if ":" in where:
         module, name = where.split(":")
+        assert not name.startswith("_"), f"{where} is private, but a page states its value"
         return getattr(import_module(module), name)
     owner, name = where.split(".")
     return getattr(settings[owner], name)

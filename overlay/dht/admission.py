@@ -21,6 +21,7 @@ from overlay.special_networks import forbidden_packed
 __all__ = [
     "COOKIE_ROTATION_S",
     "IPV6_SUBNET_BYTES",
+    "MAX_SOURCES",
     "Cookies",
     "SourceLimiter",
     "budget_groups",
@@ -36,7 +37,7 @@ COOKIE_ROTATION_S: Final = 300
 IPV6_SUBNET_BYTES: Final = 6
 """A /48, which is the usual allocation to a site or to a user of a tunnel."""
 
-_MAX_SOURCES: Final = 4096
+MAX_SOURCES: Final = 4096
 _MULTICAST_V4: Final = 224
 _MULTICAST_V6: Final = 255
 """First bytes of multicast addresses (RFC 5771; RFC 4291, section 2.7)."""
@@ -180,5 +181,5 @@ class SourceLimiter:
     def _forget(self, before: float) -> None:
         """Remove sources last seen before that, and the least recently used one above the limit."""
         buckets = self._buckets
-        while len(buckets) > _MAX_SOURCES or next(iter(buckets.values()))[1] < before:
+        while len(buckets) > MAX_SOURCES or next(iter(buckets.values()))[1] < before:
             buckets.popitem(last=False)

@@ -34,9 +34,9 @@ from overlay.dht.round_trips import RoundTrips
 from overlay.dht.settings import DhtSettings
 from overlay.errors import PeerError
 
-__all__ = ["MAX_CHALLENGES", "Calls", "VerifiedReply"]
+__all__ = ["MAX_CHALLENGES", "MAX_COOKIES", "Calls", "VerifiedReply"]
 
-_MAX_COOKIES: Final = 8192
+MAX_COOKIES: Final = 8192
 MAX_CHALLENGES: Final = 2
 _MAX_FORGERIES: Final = 3
 
@@ -246,7 +246,7 @@ class Calls:
         """Remove expired cookies, and the oldest ones above the limit."""
         while self._cookies:
             _, since = next(iter(self._cookies.values()))
-            if len(self._cookies) <= _MAX_COOKIES and now - since < COOKIE_ROTATION_S:
+            if len(self._cookies) <= MAX_COOKIES and now - since < COOKIE_ROTATION_S:
                 return
             self._cookies.popitem(last=False)
 

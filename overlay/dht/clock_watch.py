@@ -16,9 +16,9 @@ from typing import Final
 
 from overlay.addresses import NodeId
 
-__all__ = ["ClockOffset", "ClockWatch"]
+__all__ = ["MAX_PEERS", "ClockOffset", "ClockWatch"]
 
-_MAX_PEERS: Final = 32
+MAX_PEERS: Final = 32
 """Number of nodes whose latest time counts; the oldest one is removed first."""
 
 _VALID_S: Final = 3600.0
@@ -43,7 +43,7 @@ class ClockWatch:
         """Record the time in an authenticated answer of a node that arrived at ``now``."""
         self._ahead.pop(node_id, None)
         self._ahead[node_id] = (now - time_s, now)
-        if len(self._ahead) > _MAX_PEERS:
+        if len(self._ahead) > MAX_PEERS:
             self._ahead.popitem(last=False)
 
     def offset(self, now: float) -> ClockOffset | None:

@@ -7,13 +7,13 @@ from typing import Final
 
 from overlay.addresses import Endpoint
 
-__all__ = ["Contacted"]
+__all__ = ["MAX_CONTACTED", "Contacted"]
 
 _FILTER_MEMORY_S: Final = 300.0
 """How long a NAT or stateful filter may remember a datagram: RFC 4787 asks for 2 minutes at least
 and recommends 5, and Linux keeps a UDP flow for 30 s to 2 minutes."""
 
-_MOST: Final = 8192
+MAX_CONTACTED: Final = 8192
 """Entries; two for each endpoint, those of its address and of its address with port."""
 
 
@@ -35,7 +35,7 @@ class Contacted:
         for key in (packed, packed + endpoint.port.to_bytes(2, "big")):
             since[key] = now
             since.move_to_end(key)
-        while len(since) > _MOST:
+        while len(since) > MAX_CONTACTED:
             since.popitem(last=False)
 
     def holds_endpoint(self, endpoint: Endpoint, now: float) -> bool:

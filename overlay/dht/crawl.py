@@ -38,13 +38,13 @@ from overlay.dht.routing import flipped
 from overlay.dht.settings import DhtSettings
 from overlay.errors import PeerError
 
-__all__ = ["HOLDERS_ASKED", "Crawl"]
+__all__ = ["HOLDERS_ASKED", "QUESTIONS_PER_HOLDER", "Crawl"]
 
 HOLDERS_ASKED: Final = 3
 """Holders to ask about a node that did not answer."""
 _DOUBTFUL_HOLDERS: Final = 2
 """Holders to ask about a node in a region that looks eclipsed, in units of k."""
-_QUESTIONS_PER_HOLDER: Final = 4
+QUESTIONS_PER_HOLDER: Final = 4
 """Nodes without an answer that one holder is asked about, in units of k."""
 _MAX_IDS_PER_ENDPOINT: Final = 3
 
@@ -274,7 +274,7 @@ class Crawl:
         wanted = crowd if self._doubtful(node_id) else HOLDERS_ASKED
         request = FindRecord(node_id)
         near = nearest_numbers(self._holders, int.from_bytes(node_id, "big"), crowd)
-        at_most = _QUESTIONS_PER_HOLDER * self._settings.k
+        at_most = QUESTIONS_PER_HOLDER * self._settings.k
         for number in [each for each in near if self._questions[each] < at_most][:wanted]:
             self._questions[number] += 1
             holder = self._nodes[NodeId(number.to_bytes(NODE_ID_BYTES, "big"))].contact

@@ -21,9 +21,9 @@ from typing import Final
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.settings import DhtSettings
 
-__all__ = ["Greeting", "Joining"]
+__all__ = ["MAX_SEEDS", "Greeting", "Joining"]
 
-_MAX_SEEDS: Final = 4096
+MAX_SEEDS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,12 @@ class Joining:
 
     def add_seeds(self, seeds: Sequence[Greeting], now: float) -> None:
         """Use a random sample of these known nodes as well."""
-        self._seeds = self._sample([*self._seeds, *seeds], _MAX_SEEDS)
+        self._seeds = self._sample([*self._seeds, *seeds], MAX_SEEDS)
         self.restart(now)
 
     def add_hints(self, hints: Sequence[Greeting], now: float) -> None:
         """Use a random sample of these as well: nodes that an earlier run reached, however old."""
-        self._hints = self._sample([*self._hints, *hints], _MAX_SEEDS)
+        self._hints = self._sample([*self._hints, *hints], MAX_SEEDS)
         self.restart(now)
 
     def _sample(self, known: list[Greeting], at_most: int) -> list[Greeting]:

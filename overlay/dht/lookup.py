@@ -35,12 +35,12 @@ from overlay.dht.messages import Contact, Contacts, FindNode, Reply, Request
 from overlay.dht.routing import distance
 from overlay.dht.settings import DhtSettings
 
-__all__ = ["IterativeQuery", "Lookup", "Query"]
+__all__ = ["CANDIDATES_PER_K", "MAX_CLAIMS", "IterativeQuery", "Lookup", "Query"]
 
-_MAX_CLAIMS: Final = 3
+MAX_CLAIMS: Final = 3
 """Number of endpoints that a path remembers for one node."""
 
-_MEMORY: Final = 8
+CANDIDATES_PER_K: Final = 8
 """Number of candidates that a path remembers besides those that were asked, in units of k."""
 
 
@@ -201,7 +201,7 @@ class Lookup:
                 known = taker.candidates.get(contact.node_id)  # most of them are by now
                 if known is None:
                     self._add(taker, contact, hops)
-                elif contact not in known.claims and len(known.claims) < _MAX_CLAIMS:
+                elif contact not in known.claims and len(known.claims) < MAX_CLAIMS:
                     known.claims.append(contact)
                     taker.look_again()
         return ()
@@ -264,7 +264,7 @@ class Lookup:
         if index < path.passed:
             path.look_again()
         # Asked nodes stay, so they must not count for the limit of the others.
-        if len(path.order) > _MEMORY * self._settings.k + len(self.latest):
+        if len(path.order) > CANDIDATES_PER_K * self._settings.k + len(self.latest):
             self._forget_farthest(path)
 
     def _forget_farthest(self, path: _Path) -> None:

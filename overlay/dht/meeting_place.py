@@ -14,13 +14,13 @@ from overlay.dht.admission import SourceLimiter, prefix_of
 from overlay.dht.help_messages import Meet, Met
 from overlay.dht.messages import Contact
 
-__all__ = ["KEPT_S", "MeetingPlace"]
+__all__ = ["KEPT_S", "MAX_LEFT", "MAX_LEFT_OF_ADDRESS", "MeetingPlace"]
 
 KEPT_S: Final = 600.0
 """How long a node counts as present after it has asked."""
 
-_MOST: Final = 1024
-_MOST_OF_ADDRESS: Final = 64
+MAX_LEFT: Final = 1024
+MAX_LEFT_OF_ADDRESS: Final = 64
 """Eight nodes behind one address that all look for each other."""
 
 _RATE_PER_S: Final = 2.0
@@ -49,7 +49,7 @@ class MeetingPlace:
             return Met(present=False, sealed=b"")
         pair = _Pair(address, asker.node_id, request.target)
         self._drop(pair)
-        if self._of_address[address] < _MOST_OF_ADDRESS:
+        if self._of_address[address] < MAX_LEFT_OF_ADDRESS:
             self._left[pair] = (now, request.sealed)
             self._of_address[address] += 1
         found = self._left.get(_Pair(address, request.target, asker.node_id))
@@ -58,7 +58,7 @@ class MeetingPlace:
     def _forget(self, now: float) -> None:
         while self._left:
             pair, (since, _) = next(iter(self._left.items()))
-            if len(self._left) < _MOST and now - since < KEPT_S:
+            if len(self._left) < MAX_LEFT and now - since < KEPT_S:
                 return
             self._drop(pair)
 

@@ -27,9 +27,9 @@ from overlay.dht.routing import Table
 from overlay.dht.schedule import Schedule, Task
 from overlay.dht.settings import DhtSettings
 
-__all__ = ["Membership", "Phase"]
+__all__ = ["MAX_PROBES", "Membership", "Phase"]
 
-_MAX_PROBES: Final = 16
+MAX_PROBES: Final = 16
 _MAX_SHOWN: Final = 64
 """Number of nearest contacts that are pinged after this node has moved."""
 
@@ -221,7 +221,7 @@ class Membership:
 
         ``crowded`` permits more pings at a time than others cause.
         """
-        most = _MAX_SHOWN if crowded else _MAX_PROBES
+        most = _MAX_SHOWN if crowded else MAX_PROBES
         if contact.node_id in self._probing or len(self._probing) >= most:
             return
         self._probing.add(contact.node_id)

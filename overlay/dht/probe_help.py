@@ -34,7 +34,7 @@ from overlay.dht.messages import Contact, Ping
 from overlay.dht.reach import Reach
 from overlay.errors import PeerError
 
-__all__ = ["Contacts", "ProbeHelp"]
+__all__ = ["MAX_KEPT", "Contacts", "ProbeHelp"]
 
 Contacts = Callable[[int], list[Contact]]
 """Returns live contacts at endpoints of an IP version, in random order."""
@@ -42,7 +42,7 @@ Contacts = Callable[[int], list[Contact]]
 _MAX_THIRDS: Final = 3
 """Number of third nodes that are asked, one after another, until one agrees."""
 
-_MAX_KEPT: Final = 512
+MAX_KEPT: Final = 512
 _KEPT_S: Final = 60.0
 """Time for which a repeated request gets the state of the first one."""
 
@@ -192,7 +192,7 @@ class ProbeHelp:
     def _keep(self, asker: Contact, nonce: bytes, progress: ProbeProgress, now: float) -> _Passed:
         passed = self._passed[(asker.node_id, nonce)] = _Passed(now, progress)
         oldest = next(iter(self._passed.values()))
-        while len(self._passed) > _MAX_KEPT or now - oldest.since > _KEPT_S:
+        while len(self._passed) > MAX_KEPT or now - oldest.since > _KEPT_S:
             self._passed.popitem(last=False)
             oldest = next(iter(self._passed.values()))
         return passed

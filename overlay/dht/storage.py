@@ -19,9 +19,16 @@ from overlay.dht.settings import DhtSettings
 from overlay.errors import LimitReached, NotAuthentic, Refused, Replayed
 from overlay.identity import meets_cost
 
-__all__ = ["RecordCheck", "RecordStore", "StoreLoad", "VerifyRecord", "verified_record"]
+__all__ = [
+    "MAX_TOMBSTONES",
+    "RecordCheck",
+    "RecordStore",
+    "StoreLoad",
+    "VerifyRecord",
+    "verified_record",
+]
 
-_MAX_TOMBSTONES: Final = 4096
+MAX_TOMBSTONES: Final = 4096
 
 
 def _provider(source: bytes) -> bytes:
@@ -191,7 +198,7 @@ class RecordStore:
         if self._left_from[tombstone.source] >= self._settings.max_records_per_source:
             oldest = next(k for k, t in self._left.items() if t.source == tombstone.source)
             self._forget_tombstone(oldest)
-        elif len(self._left) >= _MAX_TOMBSTONES:
+        elif len(self._left) >= MAX_TOMBSTONES:
             self._forget_tombstone(next(iter(self._left)))
         self._left[key] = tombstone
         self._left_from[tombstone.source] += 1

@@ -21,12 +21,12 @@ from overlay.dht.routing import Table
 from overlay.dht.schedule import Schedule, Task
 from overlay.dht.settings import DhtSettings
 
-__all__ = ["Upkeep"]
+__all__ = ["MAX_REFRESHES", "Upkeep"]
 
 _REFRESH_PACE_S: Final = 1.0
 """Pause between the refreshes of two buckets, so that a join does not send a burst."""
 
-_MAX_REFRESHES: Final = 3
+MAX_REFRESHES: Final = 3
 _FIRST_CRAWL_WITHIN_S: Final = 60.0
 """Time within which a resumed member crawls. Its topology table may be empty."""
 
@@ -79,7 +79,7 @@ class Upkeep:
     def refresh(self, now: float) -> None:
         """Look up a random id in a bucket that is due for a refresh, a few buckets at a time."""
         spacing = _REFRESH_PACE_S
-        if self._refreshing < _MAX_REFRESHES:
+        if self._refreshing < MAX_REFRESHES:
             target = self._table.refresh_target(now)
             if target is not None:
                 self._refreshing += 1

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from overlay.dht.lookup import CANDIDATES_PER_K
 from overlay.dht.settings import DhtSettings
 from sims.vectorised.tables import ABSENT, Tables
 from sims.vectorised.xor import Flags, Ids, Positions
@@ -23,7 +24,6 @@ Floats = npt.NDArray[np.float64]
 
 _UNASKED, _ASKED, _ANSWERED, _FAILED = range(4)
 _FAR = np.iinfo(np.uint64).max
-_MEMORY = 8
 
 
 class CallTimes(Protocol):
@@ -90,7 +90,7 @@ class _Crowd:
         times: CallTimes,
     ) -> None:
         count, paths = len(targets), settings.disjoint_paths
-        memory = _MEMORY * settings.k
+        memory = CANDIDATES_PER_K * settings.k
         self._tables, self._settings = tables, settings
         self._times = times
         self._sources, self._targets = sources, targets
