@@ -19,8 +19,6 @@ from lab.churn.script import HOPS, ChurnScript, Switch, endpoint_of
 from overlay.addresses import InnerAddress, IpNetwork, NodeId
 from overlay.apm.events import CircuitFailed, CircuitOpened
 from overlay.apm.inner_addresses import InnerAddresses
-from overlay.dht.core import Dht
-from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.events import DhtEvent
 from overlay.dht.topology_table import TopologyTable
 from overlay.errors import CircuitTimedOut, NoSuitablePath
@@ -35,8 +33,8 @@ from sims.world.latency import build_latency
 from sims.world.participants.carriers import ValueCarrier
 from sims.world.participants.full_node import NoKillSwitch
 from sims.world.participants.machine import Machine
-from sims.world.participants.records import signed_descriptor
-from sims.world.participants.world import NETWORK_ID, START, World, own_core
+from sims.world.participants.protocols import Population
+from sims.world.participants.world import START, World
 
 __all__ = ["simulate"]
 
@@ -52,8 +50,30 @@ def simulate(script: ChurnScript, seed: int) -> Measured:
     return _Play(script, seed).run()
 
 
+class _Hosts(Population):
+    """The laboratory's hosts. The prober, which is the last one, publishes and crawls nothing."""
+
+    def __init__(self, world: World, script: ChurnScript) -> None:
+        self._script = script
+        for node in range(script.nodes + 1):
+            world.add(endpoint_of(node))
+        world.bootstrap = (endpoint_of(script.bootstrap),)
+
+    def is_exit(self, machine: Machine) -> bool:
+        """Tell whether the script has this host as an exit."""
+        return machine.index in self._script.exits
+
+    def crawls(self, machine: Machine) -> bool:
+        """Tell whether this is a node of the overlay."""
+        return machine.index != self._script.prober
+
+    def publishes(self, machine: Machine) -> bool:
+        """Tell whether this is a node of the overlay."""
+        return machine.index != self._script.prober
+
+
 class _World(World):
-    """The laboratory's hosts: exits by the script, the prober without a descriptor."""
+    """A world that counts the datagrams and bytes of each host."""
 
     def __init__(self, script: ChurnScript, seed: int) -> None:
         super().__init__(
@@ -61,40 +81,16 @@ class _World(World):
             script.timing.dht_settings(),
             build_latency("uniform", low_s=0.0005, high_s=0.003, matrix=None),
             ValueCarrier(),
+            population=partial(_Hosts, script=script),
         )
-        self._script = script
         self.datagrams: Counter[int] = Counter()
         self.bytes: Counter[int] = Counter()
-        self.make_core = _core
         self.network.impose(tap(self._count))
-        for node in range(script.nodes + 1):
-            self.add(endpoint_of(node))
-        self.bootstrap = (endpoint_of(script.bootstrap),)
 
     def _count(self, flight: Flight) -> None:
         size, _ = self.measure(flight.datagram)
         self.datagrams[flight.sender] += 1
         self.bytes[flight.sender] += size
-
-    def start(self, machine: Machine) -> None:
-        """Start a node; the prober has no descriptor."""
-        if machine.index != self._script.prober:
-            super().start(machine)
-            return
-        dht = self.switched_on(machine)
-        dht.bootstrap(self.bootstrap, self.heap.now)
-        machine.flush()
-
-    def _sign(self, machine: Machine) -> MixDescriptor:
-        exits = machine.index in self._script.exits
-        machine.descriptor = signed_descriptor(
-            machine, network_id=NETWORK_ID, exits=exits, now=self.heap.now
-        )
-        return machine.descriptor
-
-
-def _core(world: World, machine: Machine) -> Dht:
-    return own_core(world, machine, crawls=machine.index != len(world.machines) - 1)
 
 
 class _Client:

@@ -239,11 +239,6 @@ class Dht:  # Large: the facade of the DHT; each method calls one part.
         return len(self.parts.table)
 
     @property
-    def record_count(self) -> int:
-        """Number of descriptors that this node stores for others."""
-        return len(self.parts.store)
-
-    @property
     def calls_in_flight(self) -> int:
         """Number of requests without an answer so far."""
         return len(self.parts.calls)
@@ -255,10 +250,6 @@ class Dht:  # Large: the facade of the DHT; each method calls one part.
     def clock_offset(self, now: float) -> ClockOffset | None:
         """Return how far this host's clock is off those of nodes that answered, if any did."""
         return self.parts.clock_watch.offset(now)
-
-    def estimated_size(self, now: float) -> float | None:
-        """Return the estimated number of nodes; None while too little is known."""
-        return self.parts.watch.size(now)
 
     def counters(self) -> Mapping[DhtCount, int]:
         """Return the counts of dropped and refused messages."""

@@ -44,6 +44,15 @@ class DhtInspection:
         """Whether the node is a member now."""
         return self._parts.membership.phase is Phase.JOINED
 
+    @property
+    def record_count(self) -> int:
+        """Number of descriptors that this node stores for others."""
+        return len(self._parts.store)
+
+    def estimated_size(self, now: float) -> float | None:
+        """Return the estimated number of nodes; None while too little is known."""
+        return self._parts.watch.size(now)
+
     def contacts(self) -> list[Contact]:
         """Return the contacts of the whole routing table."""
         return list(self._parts.table)

@@ -11,12 +11,14 @@ from typing import ClassVar, Final
 
 from overlay.errors import ConfigurationError
 from overlay.hop_limit import MAX_HOPS
+from overlay.plugins import load_plugin, plugin_names
 from overlay.settings import Settings, number, one_of, seconds, setting, some_of, whole
 from overlay.settings.shown import sentence
 from sims.scenario.values import LABEL, LINE, TEXT, optional
 
 __all__ = [
     "ARRIVALS",
+    "ATTACKS",
     "BEHAVIOURS",
     "LATENCIES",
     "Adversary",
@@ -36,7 +38,11 @@ ARRIVALS: Final = (
     "bootstrap-dies",
 )
 
-BEHAVIOURS: Final = ("drop", "lie", "forge", "replay", "eclipse", "sybil", "deny-circuits")
+ATTACKS: Final = "sims.attacks"
+"""The entry-point group of attacks. Their interface is ``sims.world.adversary.attack``."""
+
+BEHAVIOURS: Final = tuple(plugin_names(ATTACKS))
+"""The names of all installed attacks."""
 
 LATENCIES: Final = ("constant", "uniform", "geographic")
 
@@ -170,6 +176,7 @@ class LatencySection(ScenarioSettings):
 class Adversary(ScenarioSettings):
     """[adversary]: the number of malicious nodes, and what they do.
 
+    A behaviour is the name of an attack (``sims.world.adversary.attack``). Those of this package:
     ``drop`` does not answer requests (with ``drop_probability``). ``lie`` names nodes of the
     adversary as the nearest ones. ``forge`` returns forged records, ``replay`` old records.
     ``eclipse`` places ``eclipse_ids`` identities near one key. ``sybil`` creates ``sybils``
@@ -189,13 +196,12 @@ class Adversary(ScenarioSettings):
 
     def check(self) -> None:
         """Check settings that depend on each other."""
-        crowd = {"eclipse", "sybil"}
         if self.share > 0 and not self.behaviours:
             raise ValueError(
                 f"share = {self.share:g} but no behaviour is named; write "
                 'behaviours = ["drop"], or another of ' + ", ".join(BEHAVIOURS)
             )
-        if self.share == 0 and set(self.behaviours) - crowd:
+        if self.share == 0 and any(_needs_share(name) for name in self.behaviours):
             raise ValueError(
                 f"behaviours = {list(self.behaviours)} but no node is malicious; "
                 "write share = 0.2, or leave the behaviours out"
@@ -205,6 +211,12 @@ class Adversary(ScenarioSettings):
     def is_there(self) -> bool:
         """Whether there are malicious nodes or additional malicious identities."""
         return bool(self.share or self.behaviours)
+
+
+def _needs_share(attack: str) -> bool:
+    """Tell whether an attack needs malicious nodes in the population."""
+    needs_share: bool = load_plugin(ATTACKS, attack).needs_share
+    return needs_share
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,22 +14,23 @@ from overlay.dht.settings import DhtSettings
 from overlay.settings import read_settings
 from sims.observations import Observations, Progress, RunOutcome
 from sims.scenario.scenario import Scenario
-from sims.world.adversary.adversary import AdversaryMeasure, AdversaryNodes
+from sims.world.adversary.adversary import AdversaryMeasure, ScenarioAdversary
 from sims.world.engine.collector import freeze, patient_collector
 from sims.world.engine.streams import Streams
 from sims.world.latency import build_latency
 from sims.world.measures.joining import JoinMeasure
 from sims.world.measures.lookups import LookupMeasure
-from sims.world.measures.recorder import Recorder, Sampled
 from sims.world.measures.recovery import RecoveryMeasure
 from sims.world.measures.tables import RecordMeasure, TableMeasure
 from sims.world.measures.topology import TopologyMeasure
 from sims.world.measures.traffic import ChurnMeasure, TrafficMeasure
 from sims.world.participants.authors import Authors
 from sims.world.participants.carriers import EncodedCarrier, ValueCarrier
-from sims.world.participants.clients import Client
+from sims.world.participants.clients import ScenarioClients
 from sims.world.participants.machine import Machine
-from sims.world.participants.population import Population
+from sims.world.participants.population import ScenarioPopulation
+from sims.world.participants.protocols import Clients, ScheduledPopulation, WorldAdversary
+from sims.world.participants.recorder import Recorder, Sampled
 from sims.world.participants.shocks import Shocks
 from sims.world.participants.world import START, World
 
@@ -63,55 +65,93 @@ def run(
         return simulation.outcome(complete, time.perf_counter() - began)
 
 
-class Simulation:
-    """One run, from its start to its outcome. Tests and experiments also inspect it."""
+def _world(
+    scenario: Scenario,
+    streams: Streams,
+    *,
+    adversary: Callable[[World], WorldAdversary],
+    population: Callable[[World], ScheduledPopulation],
+    clients: Callable[[World], Clients],
+) -> World:
+    return World(
+        streams,
+        read_settings("dht", DhtSettings, scenario.dht),
+        build_latency(
+            scenario.latency.model,
+            low_s=scenario.latency.low_s,
+            high_s=scenario.latency.high_s,
+            matrix=Path(scenario.latency.matrix) if scenario.latency.matrix else None,
+        ),
+        EncodedCarrier() if scenario.verify_signatures else ValueCarrier(),
+        adversary=adversary,
+        population=population,
+        clients=clients,
+        loss=scenario.latency.loss,
+    )
 
-    def __init__(self, scenario: Scenario, seed: int) -> None:
+
+class Simulation:
+    """One run, from its start to its outcome. Tests and experiments also inspect it.
+
+    Args:
+        scenario: what to simulate.
+        seed: the source of all random streams.
+        adversary: is called with the world, for another adversary than that of the scenario.
+        population: is called with the world, for another population.
+        clients: is called with the recorder of the measures, for other clients.
+
+    Raises:
+        ConfigurationError: the scenario names something that does not exist.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        seed: int,
+        *,
+        adversary: Callable[[World], WorldAdversary] | None = None,
+        population: Callable[[World], ScheduledPopulation] | None = None,
+        clients: Callable[[Recorder], Clients] | None = None,
+    ) -> None:
         self.scenario = scenario
         self.seed = seed
         self.observations = Observations()
-        streams = Streams(seed)
-        self.world = world = World(
-            streams,
-            read_settings("dht", DhtSettings, scenario.dht),
-            build_latency(
-                scenario.latency.model,
-                low_s=scenario.latency.low_s,
-                high_s=scenario.latency.high_s,
-                matrix=Path(scenario.latency.matrix) if scenario.latency.matrix else None,
-            ),
-            EncodedCarrier() if scenario.verify_signatures else ValueCarrier(),
-            loss=scenario.latency.loss,
+        build_population = population or partial(ScenarioPopulation, scenario=scenario)
+        build_clients = clients or partial(ScenarioClients, settings=scenario.circuits)
+
+        def populate(world: World) -> ScheduledPopulation:
+            self.population = build_population(world)
+            return self.population
+
+        self.world = world = _world(
+            scenario,
+            Streams(seed),
+            adversary=adversary
+            or partial(ScenarioAdversary, settings=scenario.adversary, population=scenario.nodes),
+            population=populate,
+            clients=lambda world: build_clients(Recorder(world, self.observations)),
         )
-        world.everybody_crawls = scenario.crawls == "all"
-        recorder = Recorder(world, self.observations)
+        world.listeners.append(self._heard)
+        world.switch_listeners.append(self._switched)
+        self._strangers: dict[int, Machine] = {}
+        self._make_measures(Recorder(world, self.observations))
+
+    def _make_measures(self, recorder: Recorder) -> None:
+        scenario, world, streams = self.scenario, self.world, self.world.streams
         self.lookups = LookupMeasure(recorder, streams.stream("lookups"), scenario.lookups_per_hour)
         self._churn = ChurnMeasure(recorder, scenario.nodes)
         self._joins = JoinMeasure(recorder)
+        self._authors = Authors(recorder, scenario.records, scenario.warm_up_s)
+        # In this order, because results list the measurements of one moment in it.
         self._sampled: list[Sampled] = [
             self._churn,
             TrafficMeasure(recorder),
             TableMeasure(recorder, streams.stream("sample", "tables")),
             RecordMeasure(recorder, streams.stream("sample", "records")),
+            AdversaryMeasure(recorder, world.adversary),
+            TopologyMeasure(recorder, world.clients.watched),
+            self._authors,
         ]
-        self._strangers: dict[int, Machine] = {}
-        world.listeners.append(self._heard)
-        self.conspiracy = AdversaryNodes(world, scenario.adversary, population=scenario.nodes)
-        self._sampled.append(AdversaryMeasure(recorder, self.conspiracy))
-        self.population = Population(world, scenario, self._switched)
-        self._clients = [
-            Client(
-                recorder,
-                machine,
-                streams.stream("client", machine.index),
-                hops=scenario.circuits.hops,
-                strategy=scenario.circuits.strategy,
-                lifetime_s=scenario.circuits.lifetime_s,
-            )
-            for machine in self.population.clients
-        ]
-        self._authors = Authors(recorder, scenario.records, scenario.warm_up_s)
-        self._sampled += [TopologyMeasure(recorder, self._clients), self._authors]
         self._shocks = Shocks(world, self.population, scenario, streams.stream("shocks"))
         self._recovery: RecoveryMeasure | None = None
         if self._shocks.healed_at_s is not None:
@@ -128,13 +168,12 @@ class Simulation:
         heap = self.world.heap
         self.population.begin()
         freeze()
-        self.conspiracy.begin(self.population.rendezvous)
-        self.lookups.target = self.conspiracy.target
+        self.world.adversary.begin(self.population.rendezvous)
+        self.lookups.target = self.world.adversary.target
         self._shocks.plan()
         self._authors.plan()
         self.lookups.begin()
-        for client in self._clients:
-            client.begin(max(0.0, self.scenario.warm_up_s - CLIENT_HEAD_START_S))
+        self.world.clients.begin(max(0.0, self.scenario.warm_up_s - CLIENT_HEAD_START_S))
         heap.at(START + self.scenario.sample_interval_s, self._sample)
 
         def stop() -> bool:
@@ -200,7 +239,6 @@ class Simulation:
         if online and seen_whole:
             self._joins.started(machine)
         if not online:
-            for client in self._clients:
-                client.left(machine.node_id)
+            self.world.clients.left(machine)
         elif self.scenario.arrival.kind == "flash-crowd" and self.population.is_newcomer(machine):
             self._strangers[machine.index] = machine

@@ -1,15 +1,20 @@
-"""Users of the product, tests included, derive from it without its private names."""
+"""The product has no hook for simulations and laboratories.
+
+Its users, tests included, use and override no private name of it.
+"""
 
 import ast
 import importlib
 import inspect
 import textwrap
 from functools import cache
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PACKAGE = "anonymous-overlay"
 USERS = ("sims", "lab", "benchmarks")
 
 
@@ -91,3 +96,70 @@ class Simulated(NodeCores):
         return self.settle(now)
 """
     assert private_names_of_bases(source) == [(3, "_dht_event"), (3, "_send")]
+
+
+INTERFACES = {"overlay/dht/inspection.py", "overlay/ipsec/conformance.py"}
+"""Modules that are there for simulations, laboratories, tests and other packages."""
+
+REASONS = {
+    "build_cores": "The cores of a node without an operating system, for a program that embeds it.",
+    "estimated_size": "E13 compares this estimate of one lookup with theory.",
+    "initiation_noise": "A size of the handshake, which its class computes for its own use too.",
+    "link_configuration": "Builds the SAs of a link, without a handshake, for benchmarks.",
+    "records=": "Part of Dht.resume, the interface for a node that was a member before (0060).",
+    "routed=": "The paper's node routes its exit pool through the circuit device (0017).",
+    "run_node=": "Runs the command line with another node, for a program that measures it.",
+    "some_of": "A kind of setting. The kinds serve the configuration and scenarios (0062).",
+}
+"""Names of which simulations, laboratories and benchmarks are the only users, and why they stay."""
+
+
+class Names:
+    """The names that the modules of some folders define and use."""
+
+    def __init__(self, *folders):
+        self.defined, self.used, self.optional, self.local = set(), set(), set(), set()
+        for path in sources(*folders):
+            is_interface = name_of(path) in INTERFACES
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                self.use(node)
+                if not is_interface:
+                    self.define(node)
+
+    def use(self, node):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            self.used.add(node.attr)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            self.used.add(node.id)
+        elif isinstance(node, ast.Name):
+            self.local.add(node.id)
+        elif isinstance(node, ast.arg):
+            self.local.add(node.arg)
+        elif isinstance(node, ast.keyword) and node.arg:
+            self.used.add(f"{node.arg}=")
+
+    def define(self, node):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            self.defined.add(node.name)
+            arguments = node.args.kwonlyargs
+            pairs = zip(arguments, node.args.kw_defaults, strict=True)
+            self.optional |= {f"{each.arg}=" for each, default in pairs if default is not None}
+        elif isinstance(node, ast.ClassDef):
+            self.defined.add(node.name)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            self.defined.add(node.target.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            self.defined.add(node.attr)
+
+
+def test_nothing_in_the_product_has_simulations_as_its_only_user():
+    """Nothing public, and no optional argument by keyword; names of plug-ins are registered."""
+    product, users = Names("overlay"), Names(*USERS)
+    plugins = {entry.value.rpartition(":")[2] for entry in distribution(PACKAGE).entry_points}
+    hooks = {
+        name
+        for name in (product.defined | product.optional) & users.used
+        if name not in product.used | users.defined | users.local | users.optional | plugins
+        and not name.startswith("_")
+    }
+    assert sorted(hooks) == sorted(REASONS)

@@ -79,7 +79,8 @@ _JOIN_S: Final = 10.0
 
 
 def _check_busy_before(world: World) -> None:
-    held = sum(m.dht.record_count for m in world.machines if m.dht is not None)
+    views = [machine.inspection for machine in world.machines]
+    held = sum(view.record_count for view in views if view is not None)
     if held < len(world.machines):
         raise ValueError("no record was stored, so an idle overlay proves nothing")
 

@@ -1,93 +1,86 @@
-"""Add the adversary of a scenario to a world."""
+"""The adversary of a scenario: all of its attacks, and the machines that it adds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from overlay.addresses import NodeId
-from overlay.dht.core import Dht
-from sims.scenario.sections import Adversary
-from sims.world.adversary.answers import FalseAnswers, HostileEnvelopes
-from sims.world.adversary.crowds import identities_near, sybil_endpoint
+from overlay.dht.envelope import Envelopes
+from overlay.plugins import load_plugin
+from sims.scenario.sections import ATTACKS, Adversary
+from sims.world.adversary.attack import Attack, AttackContext
+from sims.world.adversary.envelopes import HostileEnvelopes
 from sims.world.adversary.knowledge import AdversaryKnowledge
-from sims.world.measures.recorder import Recorder
-from sims.world.participants.machine import Machine
-from sims.world.participants.world import NETWORK_ID, World, own_core
+from sims.world.participants.machine import NETWORK_ID, Machine
+from sims.world.participants.protocols import WorldAdversary
+from sims.world.participants.recorder import Recorder
+from sims.world.participants.world import World
 
-__all__ = ["AdversaryMeasure", "AdversaryNodes"]
+__all__ = ["AdversaryMeasure", "ScenarioAdversary"]
 
-_CROWD_OVER_S: Final = 60.0
+_JOIN_OVER_S: Final = 60.0
 """Interval after the start in which additional malicious machines join one by one, in seconds."""
 
 
-class AdversaryNodes:
-    """The knowledge of the adversary, and its additional machines."""
+class ScenarioAdversary(WorldAdversary):
+    """The attacks that a scenario names, and what they share.
+
+    Raises:
+        ConfigurationError: no attack has such a name.
+    """
 
     def __init__(self, world: World, settings: Adversary, *, population: int) -> None:
-        self.world = world
-        self.plot = AdversaryKnowledge(
-            frozenset(settings.behaviours),
-            settings.drop_probability,
-            world.streams.stream("adversary", "drops"),
-        )
-        self.target: Machine | None = None
-        self.crowd: list[Machine] = []
-        self.sybils: list[Machine] = []
-        self._settings = settings
-        self._population = population
-        world.make_core = self._core
-        world.denies = self.plot.denies
-        world.opening = self.plot.opening
+        self._world = world
+        self._knowledge = AdversaryKnowledge()
+        context = AttackContext(world, settings, self._knowledge, population)
+        made: list[tuple[int, str, Attack]] = []
+        for name in settings.behaviours:
+            attack: Attack = load_plugin(ATTACKS, name)(context)
+            made.append((attack.order, name, attack))
+        self._attacks = [attack for _, _, attack in sorted(made, key=lambda one: one[:2])]
 
-    def begin(self, target: Machine) -> None:
-        """Let the additional machines join: Sybils of one /24, and ids near ``target``."""
-        settings, world = self._settings, self.world
-        if "sybil" in settings.behaviours:
-            self.sybils = [
-                world.add(sybil_endpoint(number), honest=False) for number in range(settings.sybils)
-            ]
-            self.crowd += self.sybils
-        if "eclipse" in settings.behaviours:
-            self.target = target
-            found = identities_near(
-                target.node_id,
-                settings.eclipse_ids,
-                self._population,
-                world.streams.stream("adversary", "search"),
-            )
-            self.crowd += [world.add(honest=False, identity=identity) for identity in found]
-        pause = _CROWD_OVER_S / max(len(self.crowd), 1)
-        for number, machine in enumerate(self.crowd):
-            world.heap.at(world.heap.now + round(number * pause, 6), self._join, machine)
+    @property
+    def target(self) -> Machine | None:
+        """The machine whose record is attacked."""
+        return next((each.target for each in self._attacks if each.target is not None), None)
+
+    @property
+    def sybils(self) -> Sequence[Machine]:
+        """Machines whose places in honest routing tables are measured."""
+        return [machine for each in self._attacks for machine in each.sybils]
+
+    def begin(self, victim: Machine) -> None:
+        """Let the additional machines of all attacks join, one after the other."""
+        crowd = [machine for attack in self._attacks for machine in attack.begin(victim)]
+        heap = self._world.heap
+        pause = _JOIN_OVER_S / max(len(crowd), 1)
+        for number, machine in enumerate(crowd):
+            heap.at(heap.now + round(number * pause, 6), self._join, machine)
+
+    def envelopes(self, machine: Machine, honest: Envelopes) -> Envelopes:
+        """Return envelopes that answer as the attacks want."""
+        self._knowledge.enlist(machine.contact)
+        return HostileEnvelopes(machine.identity, NETWORK_ID, honest, self._attacks)
+
+    def denies(self, node_id: NodeId) -> bool:
+        """Tell whether an attack drops a packet of a circuit or link at this node now."""
+        return any(attack.denies(node_id) for attack in self._attacks)
 
     def _join(self, machine: Machine, _: object) -> None:
-        self.world.start(machine)
-
-    def _core(self, world: World, machine: Machine) -> Dht:
-        if machine.honest:
-            return own_core(world, machine)
-        self.plot.enlist(machine.contact)
-        honest = world.carrier.envelopes(machine.identity, NETWORK_ID)
-        answers = FalseAnswers(self.plot, self._record_of, machine.node_id, world.settings.k)
-        hostile = HostileEnvelopes(machine.identity, NETWORK_ID, honest, answers)
-        return own_core(world, machine, envelopes=hostile)
-
-    def _record_of(self, key: NodeId) -> bytes | None:
-        machine = self.world.by_number.get(int.from_bytes(key, "big"))
-        descriptor = machine.descriptor if machine is not None else None
-        return descriptor.encoded if descriptor is not None else None
+        self._world.start(machine)
 
 
 class AdversaryMeasure:
     """Measure the most places that additional malicious identities have in an honest table."""
 
-    def __init__(self, recorder: Recorder, conspiracy: AdversaryNodes) -> None:
+    def __init__(self, recorder: Recorder, adversary: WorldAdversary) -> None:
         self._recorder = recorder
-        self._conspiracy = conspiracy
+        self._adversary = adversary
 
     def sample(self) -> None:
         """Record the largest number over all honest nodes, per table and per bucket."""
-        sybils = {machine.node_id for machine in self._conspiracy.sybils}
+        sybils = {machine.node_id for machine in self._adversary.sybils}
         if not sybils:
             return
         in_table = in_bucket = 0

@@ -1,141 +1,104 @@
-"""False answers: envelopes that change what a node of the adversary replies.
+"""Attacks on lookups: false answers and dropped requests.
 
 The node runs the product's core, which answers every request. The adversary changes a reply before
-it is signed, or drops a request before the core sees it. So the product needs no hook for it.
+it is signed, or drops a request before the core sees it. So the product needs no hook for it. PING,
+STORE and LEAVE are answered correctly, so that the node stays in tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
-from overlay.addresses import Endpoint, NodeId
-from overlay.dht.envelope import (
-    BareRequest,
-    Challenge,
-    Envelopes,
-    UnverifiedReply,
-    UnverifiedRequest,
-)
-from overlay.dht.messages import (
-    Contacts,
-    FindNode,
-    FindRecord,
-    Record,
-    Reply,
-    Request,
-    contacts_that_fit,
-)
+from overlay.addresses import NodeId
+from overlay.dht.envelope import UnverifiedRequest
+from overlay.dht.messages import Contacts, FindNode, FindRecord, Record, Reply, contacts_that_fit
 from overlay.dht.messages import Store as StoreRequest
-from overlay.errors import Malformed
-from overlay.identity import LocalIdentity
-from sims.world.adversary.knowledge import AdversaryKnowledge
+from sims.world.adversary.attack import Attack, AttackContext
 
-__all__ = ["FalseAnswers", "HostileEnvelopes", "forged"]
+__all__ = ["DropAttack", "ForgeAttack", "LieAttack", "ReplayAttack", "forged"]
 
 _FLIPPED_BYTE: Final = -70
 """Index of a byte in the body, before the signature."""
 
-RecordOf = Callable[[NodeId], bytes | None]
+_MAX_ARCHIVED: Final = 100_000
 
 
-class FalseAnswers:
-    """What one node of the adversary does with requests.
+class DropAttack(Attack):
+    """``drop``: do not answer requests for contacts and records."""
 
-    It answers PING, STORE and LEAVE correctly, to stay in tables, and other requests falsely.
-    ``record_of`` returns the true record of a node, which ``forge`` changes. ``k`` contacts are
-    in an answer.
-    """
-
-    def __init__(
-        self, plot: AdversaryKnowledge, record_of: RecordOf, own_id: NodeId, k: int
-    ) -> None:
-        self._plot = plot
-        self._record_of = record_of
-        self._own_id = own_id
-        self._k = k
+    def __init__(self, context: AttackContext) -> None:
+        self._probability = context.settings.drop_probability
+        self._rng = context.world.streams.stream("adversary", "drops")
 
     def drops(self, request: UnverifiedRequest) -> bool:
-        """Tell whether to drop a request, which is then not answered at all."""
+        """Drop a request with the probability of the scenario, if it has a cookie."""
         asked = isinstance(request.request, FindNode | FindRecord)
-        may_drop = asked and "drop" in self._plot.behaviours and bool(request.cookie)
-        return may_drop and self._plot.rng.random() < self._plot.drop_probability
+        return asked and bool(request.cookie) and self._rng.random() < self._probability
 
-    def bent(self, honest: Reply, to: UnverifiedRequest) -> Reply:
-        """Return what to answer instead of the honest reply."""
-        match to.request:
-            case StoreRequest(record):
-                self._plot.remember(to.sender, record)
-            case FindRecord(key):
-                return self._bent_record(key, honest)
-            case FindNode(target) if "lie" in self._plot.behaviours:
-                return self._lie(target)
+
+class ReplayAttack(Attack):
+    """``replay``: return the oldest record that any malicious node has received."""
+
+    order: ClassVar[int] = 1
+
+    def __init__(self, _context: AttackContext) -> None:
+        self._archive: dict[NodeId, bytes] = {}
+
+    def reply(self, node_id: NodeId, honest: Reply, request: UnverifiedRequest) -> Reply | None:  # noqa: ARG002 - the interface's
+        """Store each record, and return it when a newer one is valid."""
+        match request.request:
+            case StoreRequest(record) if len(self._archive) < _MAX_ARCHIVED:
+                self._archive.setdefault(request.sender, record)
+            case FindRecord(key) if key != node_id and key in self._archive:
+                return Record(self._archive[key])
             case _:
                 pass
-        return honest
+        return None
 
-    def _bent_record(self, key: NodeId, honest: Reply) -> Reply:
-        behaviours = self._plot.behaviours
-        if key != self._own_id:
-            if "replay" in behaviours and key in self._plot.archive:
-                return Record(self._plot.archive[key])
-            record = self._record_of(key) if "forge" in behaviours else None
-            if record is not None:
-                return Record(forged(record))
-            if "lie" in behaviours:
+
+class ForgeAttack(Attack):
+    """``forge``: return the true record of a node with changed content."""
+
+    order: ClassVar[int] = 2
+
+    def __init__(self, context: AttackContext) -> None:
+        self._world = context.world
+
+    def reply(self, node_id: NodeId, honest: Reply, request: UnverifiedRequest) -> Reply | None:  # noqa: ARG002 - the interface's
+        """Return a forged record of any node but the own one."""
+        asked = request.request
+        if not isinstance(asked, FindRecord) or asked.key == node_id:
+            return None
+        machine = self._world.by_number.get(int.from_bytes(asked.key, "big"))
+        descriptor = machine.descriptor if machine is not None else None
+        return Record(forged(descriptor.encoded)) if descriptor is not None else None
+
+
+class LieAttack(Attack):
+    """``lie``: name nodes of the adversary as the nearest ones."""
+
+    order: ClassVar[int] = 3
+
+    def __init__(self, context: AttackContext) -> None:
+        self._knowledge = context.knowledge
+        self._k = context.world.settings.k
+
+    def reply(self, node_id: NodeId, honest: Reply, request: UnverifiedRequest) -> Reply | None:  # noqa: ARG002 - the interface's
+        """Return the nodes of the adversary nearest to the target or key."""
+        match request.request:
+            case FindNode(target):
+                return self._lie(target)
+            case FindRecord(key) if key != node_id:
                 return self._lie(key)
-        return honest
+            case _:
+                return None
 
     def _lie(self, target: NodeId) -> Contacts:
-        return contacts_that_fit(self._plot.nearest(target, self._k), self._k)
-
-
-class HostileEnvelopes(Envelopes):
-    """Envelopes of a node of the adversary, around those of an honest one."""
-
-    def __init__(
-        self, identity: LocalIdentity, network_id: str, honest: Envelopes, answers: FalseAnswers
-    ) -> None:
-        super().__init__(identity, network_id)
-        self._honest = honest
-        self._answers = answers
-
-    def request(
-        self,
-        request: Request,
-        *,
-        request_id: bytes,
-        responder: NodeId | None,
-        sent_to: Endpoint,
-        cookie: bytes,
-    ) -> bytes:
-        """Return an honest request."""
-        return self._honest.request(
-            request, request_id=request_id, responder=responder, sent_to=sent_to, cookie=cookie
-        )
-
-    def reply(self, reply: Reply, to: UnverifiedRequest) -> bytes:
-        """Return the false answer."""
-        return self._honest.reply(self._answers.bent(reply, to), to)
-
-    def challenge(self, request_id: bytes, cookie: bytes) -> bytes:
-        """Return an honest challenge."""
-        return self._honest.challenge(request_id, cookie)
-
-    def bare_request(self, datagram: bytes) -> BareRequest | None:
-        """Read a request without a cookie, which is never dropped."""
-        return self._honest.bare_request(datagram)
-
-    def parse(self, datagram: bytes) -> UnverifiedRequest | UnverifiedReply | Challenge:
-        """Read a datagram; a request that the adversary drops counts as malformed."""
-        message = self._honest.parse(datagram)
-        if isinstance(message, UnverifiedRequest) and self._answers.drops(message):
-            raise Malformed("the adversary drops this request")
-        return message
+        return contacts_that_fit(self._knowledge.nearest(target, self._k), self._k)
 
 
 def forged(record: bytes) -> bytes:
     """Return a record with changed content and the old signature."""
-    bent = bytearray(record)
-    bent[_FLIPPED_BYTE] ^= 1
-    return bytes(bent)
+    changed = bytearray(record)
+    changed[_FLIPPED_BYTE] ^= 1
+    return bytes(changed)

@@ -15,8 +15,8 @@ from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.inspection import LookupInspection
 from overlay.dht.lookup import Lookup
 from sims.world.engine.keyspace import ID_BITS
-from sims.world.measures.recorder import Recorder
 from sims.world.participants.machine import Machine
+from sims.world.participants.recorder import Recorder
 
 __all__ = ["LookupMeasure"]
 

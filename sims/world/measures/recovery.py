@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sims.world.measures.recorder import Recorder
+from sims.world.participants.recorder import Recorder
 
 __all__ = ["RecoveryMeasure"]
 

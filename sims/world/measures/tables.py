@@ -7,8 +7,8 @@ from typing import Final
 
 from overlay.dht.inspection import DhtInspection
 from sims.world.engine.keyspace import ID_BITS
-from sims.world.measures.recorder import Recorder
 from sims.world.participants.machine import Machine
+from sims.world.participants.recorder import Recorder
 
 __all__ = ["RecordMeasure", "TableMeasure", "online_sample"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Final
 
-from sims.world.measures.recorder import Recorder
-from sims.world.participants.clients import Client
+from sims.world.participants.protocols import WatchedClient
+from sims.world.participants.recorder import Recorder
 
 __all__ = ["TopologyMeasure"]
 
@@ -17,7 +17,7 @@ _MAX_PAIRS: Final = 45
 class TopologyMeasure:
     """Measure coverage, departed relays, the adversary's fraction, overlap and working paths."""
 
-    def __init__(self, recorder: Recorder, clients: Sequence[Client]) -> None:
+    def __init__(self, recorder: Recorder, clients: Sequence[WatchedClient]) -> None:
         self._recorder = recorder
         self._clients = clients
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from sims.world.measures.recorder import Recorder
 from sims.world.participants.machine import Machine
+from sims.world.participants.recorder import Recorder
 
 __all__ = ["ChurnMeasure", "TrafficMeasure"]
 

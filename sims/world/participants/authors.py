@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from overlay.dht.inspection import DhtInspection
-from sims.world.measures.recorder import Recorder
 from sims.world.participants.machine import Machine
+from sims.world.participants.recorder import Recorder
 
 __all__ = ["Authors"]
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import math
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Final
 
 from overlay.addresses import NodeId
 from overlay.errors import ConfigurationError, OverlayError, PluginError
 from overlay.paths.requested_path import PathState, PathTerms, RequestedPath
-from sims.world.measures.recorder import Recorder
+from sims.scenario.sections import Circuits
 from sims.world.participants.machine import Machine
+from sims.world.participants.protocols import Clients
+from sims.world.participants.recorder import Recorder
 
-__all__ = ["Client"]
+__all__ = ["Client", "ScenarioClients"]
 
 _RETRY_S: Final = 30.0
 _FIRST_REQUEST_S: Final = 60.0
@@ -24,7 +27,10 @@ _DESTINATION: Final = ipaddress.ip_network("203.0.114.10/32")
 
 
 class Client:
-    """The path of one client. It requests paths one after the other and records the results."""
+    """The path of one client. It requests paths one after the other and records the results.
+
+    ``opening`` gets the hops of the circuit that is being opened, by the index of the machine.
+    """
 
     def __init__(
         self,
@@ -35,6 +41,7 @@ class Client:
         hops: int,
         strategy: str,
         lifetime_s: float,
+        opening: dict[int, tuple[NodeId, ...]],
     ) -> None:
         self.machine = machine
         self._recorder = recorder
@@ -42,6 +49,7 @@ class Client:
         self._hops = hops
         self._strategy = strategy
         self._lifetime_s = lifetime_s
+        self._opening = opening
         self._path: RequestedPath | None = None
         self._first_circuit: int | None = None
         self._last_state: PathState | None = None
@@ -51,7 +59,6 @@ class Client:
     def begin(self, after_s: float) -> None:
         """Schedule the first request."""
         heap = self._recorder.world.heap
-        self._recorder.world.settled[self.machine.index] = self._settled
         self.machine.all_cores()
         heap.at(heap.now + after_s + self._rng.uniform(0, _FIRST_REQUEST_S), self._request)
 
@@ -95,7 +102,7 @@ class Client:
             self._finished(success=False)
             return
         self._path, self._first_circuit, self._last_state = path, path.circuit, path.state
-        self._settled()  # colluding nodes must know the hops before the first packet is sent
+        self.settled()  # colluding nodes must know the hops before the first packet is sent
         self.machine.flush()
 
     def _renew(self, path: RequestedPath, _: object) -> None:
@@ -109,9 +116,10 @@ class Client:
         self._recorder.world.heap.at(now, self._request)
         self.machine.flush()
 
-    def _settled(self) -> None:
+    def settled(self) -> None:
+        """Follow the state of the path, after the cores have reacted to an event."""
         path = self._path
-        opening = self._recorder.world.opening
+        opening = self._opening
         opening.pop(self.machine.index, None)
         if path is None:
             return
@@ -151,6 +159,55 @@ class Client:
         if not success:
             self._recorder.add("path_first_try", 0.0)
             world.heap.at(world.heap.now + _RETRY_S, self._request)
+
+
+class ScenarioClients(Clients):
+    """The clients of a scenario: each machine of the population that is one."""
+
+    def __init__(self, recorder: Recorder, settings: Circuits) -> None:
+        world = recorder.world
+        self._opening: dict[int, tuple[NodeId, ...]] = {}
+        self._clients = [
+            Client(
+                recorder,
+                machine,
+                world.streams.stream("client", machine.index),
+                hops=settings.hops,
+                strategy=settings.strategy,
+                lifetime_s=settings.lifetime_s,
+                opening=self._opening,
+            )
+            for machine in world.machines
+            if machine.is_client
+        ]
+        self._begun: dict[int, Client] = {}
+
+    @property
+    def watched(self) -> Sequence[Client]:
+        """All clients."""
+        return self._clients
+
+    @property
+    def opening(self) -> Mapping[int, Sequence[NodeId]]:
+        """The hops of circuits that are being opened, by the index of the client's machine."""
+        return self._opening
+
+    def begin(self, after_s: float) -> None:
+        """Schedule the first request of each client."""
+        for client in self._clients:
+            self._begun[client.machine.index] = client
+            client.begin(after_s)
+
+    def settled(self, machine: Machine) -> None:
+        """Let the client of a machine follow its path."""
+        client = self._begun.get(machine.index)
+        if client is not None:
+            client.settled()
+
+    def left(self, machine: Machine) -> None:
+        """Inform every client that a machine went off line."""
+        for client in self._clients:
+            client.left(machine.node_id)
 
 
 def _number(node_id: NodeId) -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.core import Dht
@@ -16,20 +17,57 @@ from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.events import DhtEvent
 from overlay.dht.inspection import DhtInspection
 from overlay.dht.messages import Contact
+from overlay.dht.settings import DhtSettings
 from overlay.identity import LocalIdentity
 from overlay.node.node_cores import NodeCores
+from sims.world.engine.heap import EventHeap
+from sims.world.engine.network import Network
+from sims.world.engine.streams import Streams
 from sims.world.participants.carriers import RawDatagram
 from sims.world.participants.full_node import build_full_node
 
-if TYPE_CHECKING:
-    from sims.world.participants.world import World
-
-__all__ = ["NETWORK_ID", "Machine"]
+__all__ = ["NETWORK_ID", "Machine", "MachineWorld"]
 
 NETWORK_ID: Final = "simulation"
 MAX_REMEMBERED: Final = 64
 _SIGNED_KEPT: Final = 8
 """Number of own descriptors to keep. Fewer can be valid at the same time."""
+
+
+class MachineWorld(Protocol):
+    """What a machine needs of the world that owns it.
+
+    Attributes:
+        heap: has the time and calls the machine at its deadlines.
+        network: carries datagrams.
+        settings: those of the DHT.
+        streams: the sources of random numbers.
+        measure: returns the size in bytes and the kind of a datagram.
+        sending_costs: CPU time in seconds before a datagram is sent, by its kind.
+    """
+
+    heap: EventHeap
+    network: Network
+    settings: DhtSettings
+    streams: Streams
+    measure: Callable[[bytes], tuple[int, int]]
+    sending_costs: tuple[float, ...]
+
+    def is_exit(self, machine: Machine) -> bool:
+        """Tell whether the node of a machine has the exit role."""
+        ...
+
+    def denies(self, machine: Machine) -> bool:
+        """Tell whether a machine drops a packet of a circuit or link, because it is malicious."""
+        ...
+
+    def on_event(self, machine: Machine, event: DhtEvent) -> None:
+        """Process an event of a machine's DHT core."""
+        ...
+
+    def on_settled(self, machine: Machine) -> None:
+        """Process that the cores of a machine have nothing more to do at this moment."""
+        ...
 
 
 class Machine:
@@ -56,7 +94,13 @@ class Machine:
     )
 
     def __init__(
-        self, world: World, index: int, endpoint: Endpoint, identity: LocalIdentity, *, honest: bool
+        self,
+        world: MachineWorld,
+        index: int,
+        endpoint: Endpoint,
+        identity: LocalIdentity,
+        *,
+        honest: bool,
     ) -> None:
         self.world = world
         self.index = index
@@ -122,7 +166,7 @@ class Machine:
             return
         payload = item[0]
         if isinstance(payload, RawDatagram):
-            if not self.honest and self.world.denies(self.node_id):
+            if not self.honest and self.world.denies(self):
                 return
             cores = self.all_cores()
             if cores is not None and not cores.receive(

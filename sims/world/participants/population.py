@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from random import Random
 from typing import Final
 
@@ -19,15 +19,13 @@ from sims.world.churn import (
 )
 from sims.world.churn.arrivals import Shock
 from sims.world.participants.machine import Machine
+from sims.world.participants.protocols import ScheduledPopulation
 from sims.world.participants.world import START, World
 
-__all__ = ["Population", "session_model"]
+__all__ = ["ScenarioPopulation", "session_model"]
 
 _DECIMALS: Final = 6
 """Times are rounded to microseconds, because the last bits of logarithms depend on the machine."""
-
-OnSwitch = Callable[[Machine, bool, bool], None]
-"""Called with a machine, whether it is now on line, and whether its session began in the run."""
 
 
 def session_model(scenario: Scenario) -> SessionModel:
@@ -39,13 +37,12 @@ def session_model(scenario: Scenario) -> SessionModel:
     return parse_model(scenario.churn.model)
 
 
-class Population:
+class ScenarioPopulation(ScheduledPopulation):
     """The nodes of a scenario. The first ``clients`` never leave. The bootstrap peer is extra."""
 
-    def __init__(self, world: World, scenario: Scenario, on_switch: OnSwitch) -> None:
+    def __init__(self, world: World, scenario: Scenario) -> None:
         self._world = world
         self._scenario = scenario
-        self._on_switch = on_switch
         self._adversaries = world.streams.stream("adversaries")
         self.rendezvous = world.add()
         world.bootstrap = (self.rendezvous.endpoint,)
@@ -64,6 +61,10 @@ class Population:
         """Tell whether a machine was added during the run."""
         return machine.index > self._scenario.nodes
 
+    def crawls(self, machine: Machine) -> bool:
+        """Tell whether the node of a machine crawls: that of a client, or all nodes."""
+        return machine.is_client or self._scenario.crawls == "all"
+
     def begin(self) -> None:
         """Start the nodes that are on line at the start as members, and schedule the events."""
         resumed = [self.rendezvous, *self.clients]
@@ -74,7 +75,7 @@ class Population:
             resumed.append(self._node(event.node))
         self._world.resume(resumed)
         for machine in resumed:
-            self._on_switch(machine, True, False)  # noqa: FBT003 - a callback's operands
+            self._world.on_switch(machine, online=True, seen_whole=False)
 
     def _plan(self, event: ChurnEvent) -> None:
         when = START + round(event.time_s, _DECIMALS)
@@ -83,11 +84,11 @@ class Population:
     def _happen(self, event: ChurnEvent, _: object) -> None:
         machine = self._node(event.node)
         if event.online:
-            self._on_switch(machine, True, True)  # noqa: FBT003 - likewise
+            self._world.on_switch(machine, online=True, seen_whole=True)
             self._world.start(machine)
         else:
             self._world.stop(machine)
-            self._on_switch(machine, False, True)  # noqa: FBT003 - likewise
+            self._world.on_switch(machine, online=False, seen_whole=True)
         following = next(self._events, None)
         if following is not None:
             self._plan(following)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 from sims.scenario.scenario import Scenario
-from sims.world.participants.population import Population
+from sims.world.participants.protocols import ScheduledPopulation
 from sims.world.participants.world import START, World
 
 __all__ = ["Shocks"]
@@ -15,13 +15,13 @@ __all__ = ["Shocks"]
 class Shocks:
     """Partition and repair the network, or stop the bootstrap peer, at the times of a scenario.
 
-    ``Population`` handles mass joins, mass failures and flash crowds. ``healed_at_s`` is the time
-    from which recovery counts: the end of a partition, or the time of any other shock. It is
-    None if the scenario has no shock.
+    ``ScenarioPopulation`` handles mass joins, mass failures and flash crowds. ``healed_at_s`` is
+    the time from which recovery counts: the end of a partition, or the time of any other shock.
+    It is None if the scenario has no shock.
     """
 
     def __init__(
-        self, world: World, population: Population, scenario: Scenario, rng: Random
+        self, world: World, population: ScheduledPopulation, scenario: Scenario, rng: Random
     ) -> None:
         self._world = world
         self._population = population

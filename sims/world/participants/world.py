@@ -1,38 +1,44 @@
 """The simulated world: one clock, one network, and every machine on it.
 
 The world starts and stops nodes and knows which of them are on line. Everything between nodes is
-done by the product's cores. Listeners, such as measures and clients, receive the cores' events.
+done by the product's cores. Listeners, such as measures, receive the cores' events. What malicious
+machines do, which machines there are, and which open circuits are arguments of the world
+(``sims.world.participants.protocols``).
 
-Reasons: docs/decisions/0022.
+Reasons: docs/decisions/0022 and 0064.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from random import Random
 from typing import Final
 
-from overlay.addresses import Endpoint, NodeId
-from overlay.dht.admission import source_group
+from overlay.addresses import Endpoint
 from overlay.dht.core import Dht
 from overlay.dht.descriptor import RESIGN_INTERVAL_S, MixDescriptor
-from overlay.dht.envelope import Envelopes
 from overlay.dht.events import DhtEvent
 from overlay.dht.inspection import DhtInspection
-from overlay.dht.messages import Contact
 from overlay.dht.settings import DhtSettings
 from overlay.identity import LocalIdentity
 from sims.world.engine.heap import EventHeap
-from sims.world.engine.keyspace import ID_BITS, KeySpace
+from sims.world.engine.keyspace import KeySpace
 from sims.world.engine.network import Network, OneWayDelay
 from sims.world.engine.streams import Streams
 from sims.world.participants.carriers import DhtMessageCarrier
 from sims.world.participants.costs import CryptoCosts
+from sims.world.participants.equilibrium import held_records, ideal_contacts
 from sims.world.participants.machine import NETWORK_ID, Machine
+from sims.world.participants.protocols import (
+    Clients,
+    ManualPopulation,
+    NoAdversary,
+    NoClients,
+    Population,
+    WorldAdversary,
+)
 from sims.world.participants.records import SharedVerifier, signed_descriptor
 
-__all__ = ["NETWORK_ID", "START", "World", "own_core", "own_network"]
+__all__ = ["NETWORK_ID", "START", "World", "own_network"]
 
 START: Final = 1_800_000_000.0
 """Start of every simulation in Unix seconds."""
@@ -41,18 +47,26 @@ _FIRST_BLOCK: Final = 11
 _PUBLIC_BLOCKS: Final = 89
 """From 11.0.0.0/8 to 99.0.0.0/8 every address is public."""
 
-_EXIT_EVERY: Final = 3
-"""One node in three is an exit."""
-
-HeldRecord = tuple[MixDescriptor, bytes]
-"""A descriptor that a node stores, and the subnet that it came from."""
-
 Listener = Callable[[Machine, DhtEvent], None]
-CoreFactory = Callable[["World", Machine], Dht]
+
+OnSwitch = Callable[[Machine, bool, bool], None]
+"""Called with a machine, whether it is now on line, and whether its session began in the run."""
 
 
 class World:
-    """The owner of all machines. ``alive`` has the ids of the nodes on line."""
+    """The owner of all machines. ``alive`` has the ids of the nodes on line.
+
+    Args:
+        streams: the sources of random numbers, by name.
+        settings: those of the DHT of all nodes.
+        latency: one-way delays between machines.
+        carrier: the form of DHT messages.
+        adversary: is called with the world and returns what malicious machines do.
+        population: is called with the world and returns which machines there are.
+        clients: is called with the world and returns the machines that open circuits.
+        loss: fraction of datagrams that are lost, from 0 to 1.
+        costs: CPU time of cryptography.
+    """
 
     def __init__(
         self,
@@ -61,6 +75,9 @@ class World:
         latency: OneWayDelay,
         carrier: DhtMessageCarrier,
         *,
+        adversary: Callable[[World], WorldAdversary] = NoAdversary,
+        population: Callable[[World], Population] = ManualPopulation,
+        clients: Callable[[World], Clients] = NoClients,
         loss: float = 0.0,
         costs: CryptoCosts | None = None,
     ) -> None:
@@ -69,7 +86,7 @@ class World:
         self.carrier = carrier
         self.heap = EventHeap(START)
         self.network = Network(self.heap, latency, streams.stream("network"), loss=loss)
-        self.measure = carrier.measure
+        self.measure: Callable[[bytes], tuple[int, int]] = carrier.measure
         self.sending_costs = (costs or CryptoCosts()).of_sending()
         self.verifier = SharedVerifier()
         self.alive = KeySpace()
@@ -77,15 +94,11 @@ class World:
         self.by_number: dict[int, Machine] = {}
         self.bootstrap: tuple[Endpoint, ...] = ()
         self.listeners: list[Listener] = []
-        self.settled: dict[int, Callable[[], None]] = {}
-        """By the index of a machine: callbacks for when its cores have nothing to do."""
-        self.everybody_crawls = False
-        """Whether nodes other than clients crawl."""
-        self.make_core: CoreFactory = own_core
-        self.denies: Callable[[NodeId], bool] = _never
-        """Whether a malicious relay breaks the circuits through it at this moment."""
-        self.opening: dict[int, tuple[NodeId, ...]] = {}
-        """The hops of circuits that clients open now, by the machine of the client."""
+        self.switch_listeners: list[OnSwitch] = []
+        """Are called for the switches that the population schedules."""
+        self.adversary = adversary(self)
+        self.population = population(self)
+        self.clients = clients(self)
 
     @property
     def time_s(self) -> float:
@@ -110,14 +123,17 @@ class World:
         return machine
 
     def start(self, machine: Machine) -> None:
-        """Switch a machine on: its node signs a descriptor and joins through known peers."""
-        dht = self.switched_on(machine)
+        """Switch a machine on: its node signs a descriptor and joins through known peers.
+
+        A node that publishes no descriptor joins as well.
+        """
+        dht = self._switched_on(machine)
         now = self.heap.now
-        dht.publish(self._sign(machine), now)
+        if self.population.publishes(machine):
+            dht.publish(self._sign(machine), now)
         if machine.remembered:
             dht.remember(machine.remembered, now)
-        if self.bootstrap:
-            dht.bootstrap([peer for peer in self.bootstrap if peer != machine.endpoint], now)
+        self._greet(machine, dht)
         machine.flush()
 
     def stop(self, machine: Machine, *, goodbye: bool = False) -> None:
@@ -138,19 +154,32 @@ class World:
         Tables are filled from the population: k random nodes on line from the range of every
         bucket, or all if there are fewer. The k nearest nodes have each descriptor. At first no
         table has departed contacts; their number reaches its normal level in the warm-up.
+        A node that publishes no descriptor joins through the bootstrap peers instead.
         """
         # They began at different times, so they sign anew at different times: together they
         # would send ten times their usual traffic an hour after the start.
         phases = self.streams.stream("equilibrium", "signing")
         for machine in machines:
-            self.switched_on(machine, signs_in_s=phases.uniform(0.0, RESIGN_INTERVAL_S))
+            self._switched_on(machine, signs_in_s=phases.uniform(0.0, RESIGN_INTERVAL_S))
         rng = self.streams.stream("equilibrium")
         now = self.heap.now
-        contacts = [self._ideal_contacts(machine, rng) for machine in machines]
-        records = self._laid_out(machines)
+        contacts = [
+            ideal_contacts(machine, self.alive, self.by_number, self.settings.k, rng)
+            for machine in machines
+        ]
+        signed = [
+            (machine, self._sign(machine))
+            for machine in machines
+            if self.population.publishes(machine)
+        ]
+        records = held_records(signed, self.alive, self.settings)
         for machine, known in zip(machines, contacts, strict=True):
-            if machine.dht is not None and machine.descriptor is not None:
-                held = records[machine.number]
+            if machine.dht is None:
+                continue
+            if machine.descriptor is None:
+                self._greet(machine, machine.dht)
+            else:
+                held = records.get(machine.number, [])
                 machine.dht.resume(machine.descriptor, known, now, records=held)
         for machine in machines:
             machine.flush()
@@ -161,27 +190,35 @@ class World:
         return machine is not None and machine.dht is not None
 
     def is_exit(self, machine: Machine) -> bool:
-        """Tell whether a machine's node takes the exit role."""
-        return machine.index % _EXIT_EVERY == 0
+        """Tell whether a machine's node has the exit role."""
+        return self.population.is_exit(machine)
+
+    def denies(self, machine: Machine) -> bool:
+        """Tell whether a malicious machine drops a packet of a circuit or link now."""
+        return self.adversary.denies(machine.node_id)
 
     def on_settled(self, machine: Machine) -> None:
-        """Call the callbacks that wait until a machine's cores have nothing to do."""
-        listener = self.settled.get(machine.index)
-        if listener is not None:
-            listener()
+        """Inform the clients that a machine's cores have nothing more to do at this moment."""
+        self.clients.settled(machine)
+
+    def on_switch(self, machine: Machine, *, online: bool, seen_whole: bool) -> None:
+        """Inform the listeners of a switch that the population has scheduled.
+
+        ``seen_whole`` is False for a session that began before the run.
+        """
+        for listener in self.switch_listeners:
+            listener(machine, online, seen_whole)
 
     def on_event(self, machine: Machine, event: DhtEvent) -> None:
-        """Process the events of a core."""
+        """Inform the listeners of an event of a machine's DHT core."""
         for listener in self.listeners:
             listener(machine, event)
 
-    def switched_on(self, machine: Machine, *, signs_in_s: float = RESIGN_INTERVAL_S) -> Dht:
-        """Connect a machine, start its core without joining, and return the core.
+    # Inside.
 
-        Its descriptor is signed again ``signs_in_s`` seconds later.
-        """
+    def _switched_on(self, machine: Machine, *, signs_in_s: float = RESIGN_INTERVAL_S) -> Dht:
         self.network.attach(machine)
-        dht = self.make_core(self, machine)
+        dht = self._core(machine)
         machine.switch_on(dht)
         self.alive.add(machine.number)
         self.network.digest.note(self.heap.now, f"on {machine.index}")
@@ -189,7 +226,27 @@ class World:
         self.heap.at(self.heap.now + signs_in_s, self._resign, machine, machine.sessions)
         return dht
 
-    # Inside.
+    def _greet(self, machine: Machine, dht: Dht) -> None:
+        if self.bootstrap:
+            peers = [peer for peer in self.bootstrap if peer != machine.endpoint]
+            dht.bootstrap(peers, self.heap.now)
+
+    def _core(self, machine: Machine) -> Dht:
+        envelopes = self.carrier.envelopes(machine.identity, NETWORK_ID)
+        if not machine.honest:
+            envelopes = self.adversary.envelopes(machine, envelopes)
+        dht = Dht(
+            machine.identity,
+            network_id=NETWORK_ID,
+            settings=self.settings,
+            rng=self.streams.stream("core", machine.index, machine.sessions),
+            endpoints=(machine.endpoint,),
+            envelopes=envelopes,
+            verify_record=self.verifier,
+        )
+        if not self.population.crawls(machine):
+            DhtInspection(dht).disable_crawls()
+        return dht
 
     def _sign(self, machine: Machine) -> MixDescriptor:
         exits = self.is_exit(machine)
@@ -200,63 +257,11 @@ class World:
     def _resign(self, machine: Machine, session: int) -> None:
         if machine.dht is None or machine.sessions != session:
             return
+        if not self.population.publishes(machine):
+            return
         machine.dht.publish(self._sign(machine), self.heap.now)
         machine.flush()
         self.heap.at(self.heap.now + RESIGN_INTERVAL_S, self._resign, machine, session)
-
-    def _ideal_contacts(self, machine: Machine, rng: Random) -> list[Contact]:
-        found: list[Contact] = []
-        for bit in range(ID_BITS):
-            numbers = self.alive.bucket(machine.number, bit, self.settings.k, rng)
-            found += [self.by_number[number].contact for number in numbers]
-            if len(self.alive.with_prefix(machine.number, bit + 1)) <= 1:
-                break
-        return found
-
-    def _laid_out(
-        self, machines: Sequence[Machine]
-    ) -> dict[int, list[tuple[MixDescriptor, bytes]]]:
-        """Return, by the id of a holder, the descriptors of machines that it stores."""
-        held: dict[int, list[HeldRecord]] = defaultdict(list)
-        private = self.settings.limit_private_prefixes
-        for machine in machines:
-            descriptor = self._sign(machine)
-            group = source_group(machine.endpoint, limit_private=private)
-            for number in self.alive.closest(machine.number, self.settings.k + 1):
-                if number != machine.number:
-                    held[number].append((descriptor, group))
-        return held
-
-
-def own_core(
-    world: World,
-    machine: Machine,
-    *,
-    crawls: bool | None = None,
-    envelopes: Envelopes | None = None,
-) -> Dht:
-    """Return the core of a machine, an honest one unless ``envelopes`` are given.
-
-    Clients crawl, or all nodes if ``everybody_crawls`` is set, unless ``crawls`` is given.
-    """
-    if crawls is None:
-        crawls = machine.is_client or world.everybody_crawls
-    dht = Dht(
-        machine.identity,
-        network_id=NETWORK_ID,
-        settings=world.settings,
-        rng=world.streams.stream("core", machine.index, machine.sessions),
-        endpoints=(machine.endpoint,),
-        envelopes=envelopes or world.carrier.envelopes(machine.identity, NETWORK_ID),
-        verify_record=world.verifier,
-    )
-    if not crawls:
-        DhtInspection(dht).disable_crawls()
-    return dht
-
-
-def _never(_node_id: NodeId) -> bool:
-    return False
 
 
 def own_network(index: int) -> Endpoint:

@@ -20,6 +20,7 @@ from overlay.dht.eclipse import (
     kth_nearest_distance,
 )
 from overlay.dht.events import EclipseSuspected
+from overlay.dht.inspection import DhtInspection
 from overlay.dht.messages import Contact
 from overlay.dht.settings import DhtSettings
 
@@ -285,7 +286,7 @@ def test_suspected_own_region_is_told_counted_and_answered_by_storing_in_the_reg
     member = members[7]
     network.do(member, lambda dht: dht.crawl(network.now))
     network.run(5)
-    assert member.dht.estimated_size(network.now) == pytest.approx(23, rel=0.4)
+    assert DhtInspection(member.dht).estimated_size(network.now) == pytest.approx(23, rel=0.4)
     calm = store_targets(network, member)
     by_distance = sorted(
         (m.node_id for m in members if m is not member),

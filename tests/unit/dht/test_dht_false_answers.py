@@ -20,6 +20,7 @@ from overlay.dht.events import (
     DhtCount,
     NodeLeft,
 )
+from overlay.dht.inspection import DhtInspection
 from overlay.dht.messages import (
     Contact,
     Contacts,
@@ -216,7 +217,7 @@ def test_unacceptable_records_are_never_stored_nor_returned():
         assert stranger.ask(member, Store(record)) == Stored(False), name
         assert stranger.ask(member, FindRecord(good.node_id)) == Record(good.encoded), name
     assert member.dht.counters()[DhtCount.REFUSED_RECORD] == len(record_cases())
-    assert member.dht.record_count == 1
+    assert DhtInspection(member.dht).record_count == 1
 
 
 def test_nobody_may_store_anothers_descriptor():
@@ -225,7 +226,7 @@ def test_nobody_may_store_anothers_descriptor():
     thief = Stranger(network, 701)
     record = make_descriptor(make_identity(700), public_endpoint(700)).encoded
     assert thief.ask(member, Store(record)) == Stored(False)
-    assert member.dht.record_count == 0
+    assert DhtInspection(member.dht).record_count == 0
 
 
 def test_node_serves_its_own_descriptor():
@@ -243,11 +244,11 @@ def test_goodbye_with_an_older_sequence_is_no_news():
     assert stranger.ask(member, Store(record)) == Stored(True)
     stranger.ask(member, Leave(4))
     assert not member.of(NodeLeft)
-    assert member.dht.record_count == 1
+    assert DhtInspection(member.dht).record_count == 1
     stranger.ask(member, Leave(5))
     stranger.ask(member, Leave(5))
     assert member.of(NodeLeft) == [NodeLeft(stranger.identity.node_id)]
-    assert member.dht.record_count == 0
+    assert DhtInspection(member.dht).record_count == 0
     assert stranger.ask(member, Store(record)) == Stored(False)
 
 

@@ -30,6 +30,7 @@ from overlay.dht.envelope import (
     UnverifiedRequest,
     parse_datagram,
 )
+from overlay.dht.inspection import DhtInspection
 from overlay.dht.messages import (
     Contacts,
     FindRecord,
@@ -81,7 +82,7 @@ def test_k2_ours_stores_nothing_because_a_peer_was_heard():
     peers = [OurPeer(number) for number in range(2, 8)]
     owner = peers[0]
     owner.ask(node, Store(make_descriptor(owner.identity, owner.endpoint).encoded))
-    assert node.dht.record_count == 1
+    assert DhtInspection(node.dht).record_count == 1
     sent = [datagram for _ in range(3) for peer in peers[1:] for datagram in peer.ask(node, Ping())]
     assert len(sent) >= 15
     assert not [request for request in requests_among(sent) if isinstance(request, Store)]
@@ -204,9 +205,9 @@ def test_k10_ours_stores_only_the_senders_own_verified_descriptor():
         peer.ask(node, Store(record))
     node.feed(peer.request(node, Store(make_descriptor(peer.identity, peer.endpoint).encoded)),
               peer.endpoint)  # fmt: skip
-    assert node.dht.record_count == 0
+    assert DhtInspection(node.dht).record_count == 0
     peer.ask(node, Store(make_descriptor(peer.identity, peer.endpoint).encoded))
-    assert node.dht.record_count == 1
+    assert DhtInspection(node.dht).record_count == 1
 
 
 def test_k11_parent_republished_value_outlives_its_ttl(monkeypatch):

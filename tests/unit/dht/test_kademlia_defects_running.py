@@ -21,6 +21,7 @@ from overlay.dht.calls import Calls
 from overlay.dht.core import Dht
 from overlay.dht.envelope import Envelopes, UnverifiedReply, network_tag, parse_datagram
 from overlay.dht.events import DhtCount
+from overlay.dht.inspection import DhtInspection
 from overlay.dht.lookup import Lookup
 from overlay.dht.messages import Contact, Contacts, FindNode, FindRecord, Leave, Ping, Store
 from overlay.dht.routing import Table
@@ -99,7 +100,7 @@ def test_k8_ours_stores_later_when_somebody_is_there_again():
     newcomer = network.add(9)
     network.bootstrap(newcomer, owner)
     network.run(200)
-    assert newcomer.dht.record_count == 1
+    assert DhtInspection(newcomer.dht).record_count == 1
 
 
 # -- K18: bounds of the id space
