@@ -6,9 +6,10 @@ Other programs flush packet filters, rules, routes, policies and addresses. ::
     twice a second: missing? ───┘    restores what is missing, and names it ──> log, counter
 
 A check that finds nothing missing changes nothing. So the node's own changes cause one further
-check, and not a loop. If another program removes state again and again, the checks take at most
-one tenth of a processor. A repair that the host refused is repeated at each change of the host,
-and in between after waits that double.
+check, and not a loop. A single change is handled at once. If another program removes state again
+and again, the checks take about one tenth of a processor (:mod:`overlay.node.check_budget`). A
+repair that the host refused is repeated at each change of the host, and in between after waits
+that double.
 
 Reasons: docs/decisions/0036.
 """
@@ -24,6 +25,7 @@ import trio
 
 from overlay.errors import BackendError
 from overlay.logs import EventLog, Word
+from overlay.node.check_budget import CheckBudget
 from overlay.system.host_events import HostEvent, Overrun
 from overlay.system.host_notices import HostNotices
 
@@ -44,7 +46,7 @@ _MOST_PAUSE_S: Final = 0.7
 its reason within one second."""
 
 _SHARE: Final = 9
-"""The pause is this many times as long as the check, so checks take one tenth of a processor."""
+"""After a refused repair the pause is this many times as long as the check."""
 
 _FIRST_RETRY_S: Final = 0.5
 _MOST_RETRY_S: Final = 5.0
@@ -97,6 +99,7 @@ class Enforcement:
         self.refused = 0
         self._failures = 0
         self._is_deaf = False
+        self._budget = CheckBudget()
 
     def missing(self) -> tuple[str, ...]:
         """Read the kernel and return the names of what is missing.
@@ -160,8 +163,10 @@ class Enforcement:
         self._is_deaf = True
 
     def _pause(self, cost: float) -> float:
-        most = _MOST_RETRY_S if self._failures else _MOST_PAUSE_S
-        return min(max(_SHARE * cost, _LEAST_PAUSE_S), most)
+        pause = self._budget.pause_after(cost, trio.current_time())
+        if self._failures:
+            return min(max(_SHARE * cost, _LEAST_PAUSE_S), _MOST_RETRY_S)
+        return min(max(pause, _LEAST_PAUSE_S), _MOST_PAUSE_S)
 
     async def _reason(
         self, notices: HostNotices | None, last: float

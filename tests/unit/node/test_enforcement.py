@@ -139,3 +139,59 @@ def test_what_changed_before_the_first_notification_is_put_back_at_once(monkeypa
     part.lost = ["traffic control"]
     run_for(0.1, enforcement)
     assert (part.lost, part.heard) == ([], [Overrun()])
+
+
+class Hearing(Notices):
+    """Notifications of a host on which something changes at given times."""
+
+    changes_at = ()
+
+    def __init__(self):
+        super().__init__()
+        self.left = list(self.changes_at)
+
+    async def receive(self):
+        if not self.left:
+            await trio.sleep_forever()
+        await trio.sleep_until(self.left.pop(0))
+        return [Overrun()]
+
+
+class CostlyPart(Part):
+    """State whose check takes a tenth of a second."""
+
+    def __init__(self, clock):
+        super().__init__()
+        self.clock, self.checked_at = clock, []
+
+    def repair(self):
+        self.checked_at.append(self.clock.current_time())
+        self.clock.jump(0.1)
+        return super().repair()
+
+
+def checks_during(monkeypatch, seconds, changes_at):
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    began = clock.current_time()
+    monkeypatch.setattr(module, "HostNotices", Hearing)
+    monkeypatch.setattr(Hearing, "changes_at", tuple(began + each for each in changes_at))
+    part = CostlyPart(clock)
+
+    async def main():
+        with trio.move_on_after(seconds):
+            await Enforcement([part]).run()
+
+    trio.run(main, clock=clock)
+    return [each - began for each in part.checked_at]
+
+
+def test_a_change_soon_after_a_check_is_handled_at_once(monkeypatch):
+    first, second, third = checks_during(monkeypatch, 5, [0.15, 0.3])
+    assert first < 0.01
+    assert second - 0.15 < 0.05
+    assert third - 0.3 < 0.05
+
+
+def test_changes_without_end_take_a_tenth_of_a_processor(monkeypatch):
+    checks = checks_during(monkeypatch, 60, [each * 0.01 for each in range(6000)])
+    assert 60 <= len(checks) <= 90

@@ -91,3 +91,12 @@ def test_text_that_html_does_not_permit_is_replaced():
     assert permitted("\0\x7f\x85\udfff\ufdd0\uffff\U0010ffff") == "\ufffd" * 7
     assert file_name("lookup_latency_s") == "lookup_latency_s"
     assert file_name("../x") != file_name("../y")
+
+
+def test_one_expectation_is_in_the_singular(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    single = {**TABLES, "expectations": ["lookup_success mean >= 0.5"]}
+    written(tmp_path / "out", study_of(single))
+    draw(tmp_path / "out", read_results(tmp_path / "out"))
+    banner = texts(parsed(tmp_path / "out"), ".//p[@role='status']")
+    assert banner == ["Held. The expectation was met."]
