@@ -38,6 +38,7 @@ Hop = NodeId | OverlayAddress | str | PeerReport | HopReport
 
 _ADDRESSES: Final = (ipaddress.IPv4Address, ipaddress.IPv6Address)
 _NETWORKS: Final = (ipaddress.IPv4Network, ipaddress.IPv6Network)
+_LISTS: Final = (Sequence, set, frozenset)
 
 
 def request_of(
@@ -72,7 +73,8 @@ def request_of(
 
 def _destinations(given: Destination | Iterable[Destination]) -> tuple[IpNetwork, ...]:
     one = isinstance(given, (str, *_ADDRESSES, *_NETWORKS))
-    if not one and not isinstance(given, Sequence | set | frozenset):
+    # A bytes object is a sequence too, of whole numbers.
+    if not one and (isinstance(given, bytes) or not isinstance(given, _LISTS)):
         raise TypeError(f"destination must be {_WANTED}, or a list of them, not {_kind(given)}.")
     listed = [given] if one else list(given)  # type: ignore[arg-type]  # just told apart
     found = tuple(dict.fromkeys(_destination(each) for each in listed))

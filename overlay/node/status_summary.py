@@ -16,6 +16,7 @@ _AT_ONCE_S: Final = 0.5
 """An attempt that follows sooner is said to be made now."""
 
 _HEARD: Final = "dht_datagrams_received"
+_UNWRITTEN: Final = "path_file_not_written"
 
 _MOST_PATHS: Final = 3
 """Paths whose trouble the verdict explains; ``overlay path list`` has all of them."""
@@ -170,6 +171,12 @@ def _notes(report: StatusReport) -> Iterable[str]:
         yield (
             "Note: this node is the only exit that it knows, so it carries paths of other nodes "
             "but has none itself."
+        )
+    if report.counters.get(_UNWRITTEN):
+        yield (
+            "Note: the paths cannot be written to the state directory, so their destinations are "
+            "not blocked after a reboot; look for a full disk with: df, and for missing rights "
+            "with: overlay doctor."
         )
     if report.joined and report.mix_nodes:
         yield from (f"Note: {_sentence(problem)}" for problem in report.network_problems)

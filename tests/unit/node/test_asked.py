@@ -52,7 +52,7 @@ def test_destination_is_text_or_a_value_of_ipaddress_or_several(destination):
     [
         ({"destination": 3405803786}, "a list of them, not 3405803786"),
         ({"destination": None}, "not None"),
-        ({"destination": b"203.0"}, "a destination must be"),
+        ({"destination": b"203.0"}, "or a list of them, not b'203.0'"),
         ({"destination": [BOB, 7]}, "a destination must be"),
         ({"hops": True}, "hops must be a whole number from 1 to 5, not True .bool."),
         ({"hops": "3"}, "hops must be a whole number from 1 to 5, not '3' .str."),

@@ -80,6 +80,12 @@ PEER = ["198.51.100.7:4500"]
             [*PEER, "[2001:db8::1]:4500"],
             "[2001:db8::1]:4500 do not answer",
         ),
+        (
+            replace(WELL, counters={"path_file_not_written": 1}),
+            [OPEN],
+            PEER,
+            "its path is open. Note: the paths cannot be written to the state directory",
+        ),
         (ALONE, [], [], "it knows no other node; name one with"),
         (
             replace(ALONE, counters={"dht_datagrams_received": 3}),
