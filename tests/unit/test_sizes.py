@@ -39,3 +39,9 @@ def test_at_the_limits_nothing_is_said(tmp_path):
     assert check(tmp_path, text).returncode == 0
     private = "    def _m(self):\n        pass\n"
     assert check(tmp_path, WIDE_CLASS.rpartition("    def ")[0] + private).returncode == 0
+
+
+def test_a_reason_that_is_not_needed_is_named(tmp_path):
+    done = check(tmp_path, "# Large: a test.\ndef f():\n    x = 1\n")
+    assert done.returncode == 1
+    assert "f is not too large" in done.stdout

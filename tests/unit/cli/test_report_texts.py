@@ -2,36 +2,13 @@
 
 from dataclasses import replace
 
+from node_reports import STATUS
+
 from overlay.cli.reports import path_text, paths_text, peers_text, status_text
-from overlay.control.service import PathReport, PeerReport, StatusReport
+from overlay.control.service import PathReport, PeerReport
 from overlay.plurals import counted
 
 PATH = PathReport(1, "203.0.113.1/32", "open", (), (), None, 1.0, "uniform", 1300)
-STATUS = StatusReport(
-    version="0",
-    node_id="ab" * 20,
-    overlay_address="fd6d:6978::7",
-    network_id="test",
-    uptime_s=60.0,
-    backend="userspace",
-    backend_reason="it is named",
-    roles=(),
-    listen=(),
-    joined=True,
-    contacts=1,
-    mix_nodes=1,
-    exits=1,
-    links=1,
-    circuits_own=0,
-    circuits_relayed=0,
-    circuits_exit=0,
-    counters={},
-    drops={},
-    protected=(),
-    protection=(),
-    tfc="none",
-    forwarding="standard",
-)
 PEER = PeerReport("ab" * 20, "fd6d:6978::1", (), (), (), 0, 60.0, linked=True)
 
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from node_reports import STATUS
 
 from overlay.addresses import Endpoint
 from overlay.config import Configuration, NetworkSettings
-from overlay.control.service import StatusReport
 from overlay.doctor import Outcome, Setup
 from overlay.doctor.findings import NodeStatus
 from overlay.doctor.joining import bootstrap_nodes, datagram_filters
@@ -17,30 +17,14 @@ from overlay.system.endpoint_probe import endpoint_errors
 from overlay.system.foreign_filters import Direction, ForeignChain
 
 IPV4, IPV6 = "198.51.100.7:4500", "[2001:db8::7]:4500"
-ALONE = StatusReport(
-    version="0",
-    node_id="ab" * 20,
-    overlay_address="fd6d:6978::7",
-    network_id="test",
-    uptime_s=60.0,
-    backend="userspace",
-    backend_reason="it is named",
-    roles=(),
+ALONE = replace(
+    STATUS,
     listen=("0.0.0.0:4501",),
     joined=False,
     contacts=0,
     mix_nodes=0,
     exits=0,
     links=0,
-    circuits_own=0,
-    circuits_relayed=0,
-    circuits_exit=0,
-    counters={},
-    drops={},
-    protected=(),
-    protection=(),
-    tfc="none",
-    forwarding="standard",
     bootstrap=(IPV4,),
 )
 JOINED = replace(ALONE, joined=True, contacts=3, mix_nodes=3)

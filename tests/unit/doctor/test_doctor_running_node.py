@@ -7,18 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from node_reports import STATUS as NODE
 
 from overlay.cli.doctor import examination_answer
 from overlay.config import Configuration, NodeSettings
-from overlay.control.service import StatusReport
 from overlay.doctor import Outcome, Setup, examine
 from overlay.doctor.findings import Check, NodeStatus
 from overlay.doctor.running import ask_running_node, running_node
 
-STATUS = StatusReport(
-    "0", "ab" * 20, "fd6d:6978::7", "test", 60.0, "userspace", "it is named", (), (), True, 7, 6,
-    2, 1, 0, 0, 0, {}, {}, (), (), "none", "standard", verdict="This node works: it has joined.",
-)  # fmt: skip
+STATUS = replace(NODE, verdict="This node works: it has joined.")
 WRONG_CLOCK = "this host's clock is 8 minutes ahead; set it with: apt-get install chrony"
 
 

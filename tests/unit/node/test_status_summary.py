@@ -1,35 +1,11 @@
 from dataclasses import replace
 
 import pytest
+from node_reports import STATUS as WELL
 
-from overlay.control.service import PathReport, StatusReport
+from overlay.control.service import PathReport
 from overlay.node.status_summary import judged
 
-WELL = StatusReport(
-    version="0",
-    node_id="ab" * 20,
-    overlay_address="fd6d:6978::7",
-    network_id="test",
-    uptime_s=60.0,
-    backend="userspace",
-    backend_reason="it is named",
-    roles=(),
-    listen=(),
-    joined=True,
-    contacts=7,
-    mix_nodes=6,
-    exits=1,
-    links=1,
-    circuits_own=0,
-    circuits_relayed=0,
-    circuits_exit=0,
-    counters={},
-    drops={},
-    protected=(),
-    protection=(),
-    tfc="none",
-    forwarding="standard",
-)
 ALONE = replace(WELL, joined=False, contacts=0, mix_nodes=0, exits=0)
 OPEN = PathReport(1, "192.0.2.7/32", "open", (), (), None, 1.0, "uniform", 1280)
 LOST = replace(
