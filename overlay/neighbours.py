@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from overlay.addresses import Endpoint, OverlayAddress
-from overlay.apm.signalling import SignallingManager
 from overlay.errors import BackendError
 from overlay.ipsec.interface import IpsecBackend, IpsecConfiguration, Lifetime, SaIdentity, Spi
 from overlay.ipsec.lifetimes import hard_lifetime
@@ -38,7 +37,7 @@ from overlay.link.security import (
 from overlay.logs import EventLog
 from overlay.tfc.strategy import LinkHandle, TfcStrategy
 
-__all__ = ["Neighbours"]
+__all__ = ["LinkUser", "Neighbours"]
 
 _log = EventLog(__name__)
 
@@ -76,6 +75,28 @@ class LinkBackend(IpsecBackend, Protocol):
         ...
 
 
+class LinkUser(Protocol):
+    """What uses links: the circuits of this node."""
+
+    def receive(self, packets: Sequence[bytes], now: float) -> None:
+        """Process control packets that came over links."""
+        ...
+
+    def link_established(
+        self, overlay_address: OverlayAddress, security: LinkSecurity, now: float
+    ) -> None:
+        """Use the link to a neighbour from now on."""
+        ...
+
+    def link_lost(self, overlay_address: OverlayAddress, now: float) -> None:
+        """Stop using the link to a neighbour, which has ended."""
+        ...
+
+    def uses_link(self, overlay_address: OverlayAddress) -> bool:
+        """Tell whether a circuit uses the link to a neighbour."""
+        ...
+
+
 @dataclass(slots=True)
 class _Neighbour:
     """The state of one link.
@@ -110,7 +131,7 @@ class Neighbours:
         own_address: OverlayAddress,
         links: Links,
         backend: LinkBackend,
-        circuits: SignallingManager,
+        circuits: LinkUser,
         tfc: TfcStrategy,
         local_address: Callable[[Endpoint], Endpoint],
         link_payload_bytes: int,

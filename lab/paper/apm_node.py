@@ -1,32 +1,28 @@
-"""Run one node of the chain: the product's links and APM with the kernel's IPsec.
+"""Run one node of the chain: the product's links, neighbours and APM with the kernel's IPsec.
 
 ::
 
-    UDP 4500 ──non-ESP marker──> Links ──events──> SAs and policies of links
-    UDP 6978, 4501 over IPv6 <──in and out of IPsec──> SignallingManager(s)
-    kernel <── XfrmBackend <── SAs and policies of circuits
+    UDP 4500 ──non-ESP marker──> Links ──events──> Neighbours ──> SAs and policies of links
+    ControlSockets <──KernelTransport──> SignallingManager(s) ──> SAs and policies of circuits
 
-The code is that of a node without the parts that the experiment does not need: DHT, path selection
-and exit policy. All nodes of a chain are in one process, so that only the kernel runs while packets
-are measured.
+It is the product's code without what the experiment does not need: DHT, path selection, kill switch
+and exit policy. ``overlay.node.assembly`` is not used, because it builds one SignallingManager, and
+the source of the experiment has one for each suite. All nodes of a chain live in one process, so
+that only the kernel runs while packets are measured.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Network
 from random import Random
 from typing import Final
 
 from lab.namespaces import LabError, Namespace
-from overlay.addresses import Endpoint, OverlayAddress
-from overlay.apm.carrier import SIGNALLING_PORT
-from overlay.apm.control import CONTROL_PORT
-from overlay.apm.datagram import UdpDatagram, build_datagram, parse_datagram
+from overlay.addresses import Endpoint, OverlayAddress, format_address
 from overlay.apm.events import CircuitFailed, CircuitLost, CircuitOpened, LinkSilent, LinkWanted
 from overlay.apm.inner_addresses import InnerAddressPool
 from overlay.apm.settings import ApmSettings
@@ -35,25 +31,24 @@ from overlay.apm.spi import SpiAllocator
 from overlay.demultiplexer import Channel, demultiplex, frame
 from overlay.dht.descriptor import MixDescriptor, OnionKey, Role
 from overlay.identity import LocalIdentity
-from overlay.ipsec.interface import IpsecConfiguration, Spi
 from overlay.ipsec.suites import SUITES
 from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
-from overlay.link.events import LinkEstablished, LinkEvent, LinkPeer
+from overlay.link.events import LinkEstablished, LinkPeer
 from overlay.link.links import Links
-from overlay.link.security import LinkSecurity, link_associations, link_policies
+from overlay.link.security import LinkSecurity
 from overlay.link.settings import LinkSettings
-from overlay.system.udp import bound_socket
+from overlay.neighbours import Neighbours
+from overlay.node.shells.kernel_transport import CONTROL_PORTS, KernelTransport
+from overlay.system.control_sockets import ControlSocket
+from overlay.system.udp import UdpSocket, bound_socket
+from overlay.tfc.none import NoTfc, NoTfcSettings
 
 __all__ = ["PORT", "ApmNode"]
 
 PORT: Final = 4500
 _NETWORK_ID: Final = "paper"
 _DAY_S: Final = 86_400.0
-_IPV6_RECVPKTINFO: Final = 49
-_IPV6_PKTINFO: Final = 50
-_RECEIVE_BYTES: Final = 65_536
-
 _LINKS: Final = LinkSettings(allow_private_endpoints=True, rekey_after_s=_DAY_S)
 """Limits that are so high that no link is rekeyed during a measurement."""
 
@@ -78,12 +73,40 @@ def _settings(suite: int) -> ApmSettings:
     )
 
 
-@dataclass(slots=True)
-class _LinkUp:
-    security: LinkSecurity
-    inbound_spi: Spi
-    installed: set[bool]
-    usable: bool = False
+class _Managers:
+    """The managers of a node, which use its links together (implements ``LinkUser``).
+
+    ``linked`` has the neighbours to which a link is usable.
+    """
+
+    def __init__(self, managers: Mapping[int, SignallingManager]) -> None:
+        self._managers = managers
+        self.linked: set[OverlayAddress] = set()
+
+    def receive(self, packets: Sequence[bytes], now: float) -> None:
+        """Let every manager process the packets; it ignores those of other managers' circuits."""
+        for manager in self._managers.values():
+            manager.receive(packets, now)
+
+    def link_established(
+        self, overlay_address: OverlayAddress, security: LinkSecurity, now: float
+    ) -> None:
+        """Let every manager use the link."""
+        self.linked.add(overlay_address)
+        for manager in self._managers.values():
+            manager.link_established(overlay_address, security, now)
+
+    def link_lost(self, overlay_address: OverlayAddress, now: float) -> None:
+        """End the experiment, because its links must last.
+
+        Raises:
+            LabError: always.
+        """
+        raise LabError(f"the link to {format_address(overlay_address)} ended at {now:.0f}.")
+
+    def uses_link(self, overlay_address: OverlayAddress) -> bool:
+        """Tell whether the link is usable; no link of the experiment becomes idle."""
+        return overlay_address in self.linked
 
 
 class ApmNode:
@@ -109,19 +132,19 @@ class ApmNode:
         self.identity = LocalIdentity.generate(rng)
         self.endpoint = endpoint
         self.opened: dict[tuple[int, int], CircuitOpened] = {}
-        self._links_up: dict[OverlayAddress, _LinkUp] = {}
         self._resources = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
-            self._port = stack.enter_context(namespace.call(lambda: bound_socket(endpoint)))
-            decapsulate_esp(self._port)
+            self._bound = namespace.call(lambda: bound_socket(endpoint))
+            self._port = stack.enter_context(UdpSocket(self._bound, aggregates=False))
+            self._port.prepare(decapsulate_esp)
             self.backend = stack.enter_context(
                 namespace.call(
                     lambda: XfrmBackend(rng=rng, experiment=True, routed=[pool] if pool else [])
                 )
             )
-            self._inside = {
-                port: stack.enter_context(namespace.call(partial(_inside_socket, port)))
-                for port in (SIGNALLING_PORT, CONTROL_PORT)
+            self._control = {
+                port: stack.enter_context(namespace.call(partial(ControlSocket, port)))
+                for port in CONTROL_PORTS
             }
             self._resources = stack.pop_all()
         spis = SpiAllocator(rng)
@@ -133,6 +156,17 @@ class ApmNode:
             for suite in suites
         }
         self.links = Links(self.identity, _NETWORK_ID, _LINKS, rng, spis.allocate, spis.release)
+        self._transport = KernelTransport(self._control)
+        self._users = _Managers(self.managers)
+        self._neighbours = Neighbours(
+            own_address=self.identity.overlay_address,
+            links=self.links,
+            backend=self.backend,
+            circuits=self._users,
+            tfc=NoTfc(NoTfcSettings(), rng),
+            local_address=lambda _: endpoint,
+            link_payload_bytes=0,  # it matters for padding, which this strategy does not do
+        )
 
     @property
     def descriptor(self) -> MixDescriptor:
@@ -161,12 +195,11 @@ class ApmNode:
 
     def has_link(self, peer: ApmNode) -> bool:
         """Tell whether a link is up and usable at this end."""
-        link = self._links_up.get(peer.identity.overlay_address)
-        return link is not None and link.usable
+        return peer.identity.overlay_address in self._users.linked
 
-    def sockets(self) -> list[socket.socket]:
-        """Return the descriptors that become readable when there is work to do."""
-        return [self._port, *self._inside.values()]
+    def sockets(self) -> list[socket.socket | ControlSocket]:
+        """Return the sockets that are readable if :meth:`receive` has something to do."""
+        return [self._bound, *self._control.values()]
 
     def close(self) -> None:
         """Remove everything from the kernel."""
@@ -175,14 +208,14 @@ class ApmNode:
     # Input.
 
     def receive(self, now: float) -> None:
-        """Process everything that waits in the sockets, then settle."""
-        for data, sender in _datagrams(self._port):
-            self.links.receive(demultiplex([(data, Endpoint(*sender[:2]))]).link, now)
-        self.settle(now)  # what follows may come over a link that was confirmed just now
-        for port, inside in self._inside.items():
-            for message in _messages(inside, port):
-                for manager in self.managers.values():
-                    manager.receive([build_datagram(message)], now)
+        """Process everything that has arrived at the sockets."""
+        while batch := self._port.read_batch():
+            self.links.receive(demultiplex(batch).link, now)
+        self.settle(now)  # control traffic may come over a link that was confirmed just now
+        for port, control in self._control.items():
+            while datagrams := control.read_batch():
+                arrived = self._transport.received(port, datagrams)
+                self._users.receive(self._neighbours.ready(arrived.to_control), now)
         self.settle(now)
 
     # Timers and output.
@@ -208,10 +241,13 @@ class ApmNode:
         busy = False
         for event in self.links.events():
             busy = True
-            self._link_event(event, now)
-        # Before what follows over the link: the peer takes that once the link is confirmed.
-        for payload, to in self.links.datagrams_to_send(now):
-            self._port.sendto(frame(Channel.LINK, payload), tuple(to))
+            if not isinstance(event, LinkEstablished):
+                raise LabError(f"a link of the experiment failed: {event}")
+            self._neighbours.handle(event, now)
+        # Before packets over the link, because the peer accepts them once the link is confirmed.
+        sent = [(frame(Channel.LINK, data), to) for data, to in self.links.datagrams_to_send(now)]
+        if sent:
+            self._port.send_batch(sent)
         for suite, manager in self.managers.items():
             for happened in manager.events():
                 busy = True
@@ -222,73 +258,8 @@ class ApmNode:
                         self.opened[suite, happened.circuit] = happened
                     case CircuitFailed() | CircuitLost() | LinkSilent():
                         raise LabError(f"a circuit of the experiment failed: {happened}")
-            for packet in manager.packets_to_send(now):
+            packets = manager.packets_to_send(now)
+            if packets:
                 busy = True
-                self._send(parse_datagram(packet))
+                self._transport.send(packets, now)
         return busy
-
-    def _link_event(self, event: LinkEvent, now: float) -> None:
-        if not isinstance(event, LinkEstablished):
-            raise LabError(f"a link of the experiment failed: {event}")
-        link = self._links_up.get(event.overlay_address)
-        if link is None:
-            link = self._links_up[event.overlay_address] = self._new_link(event)
-        self._install(link, event)
-        if event.usable and not link.usable:
-            link.usable = True
-            for manager in self.managers.values():
-                manager.link_established(event.overlay_address, link.security, now)
-
-    def _new_link(self, event: LinkEstablished) -> _LinkUp:
-        reqid = 1 + len(self._links_up)
-        security = LinkSecurity(reqid, self.endpoint.packed, event.endpoint.packed)
-        own = self.identity.overlay_address
-        policies = link_policies(own, event.overlay_address, security)
-        self.backend.install(IpsecConfiguration((), policies, (own,)))
-        return _LinkUp(security, event.keys.inbound_spi, set())
-
-    def _install(self, link: _LinkUp, event: LinkEstablished) -> None:
-        """Install the inbound SA, and the outbound SA if the link is usable."""
-        pair = link_associations(
-            local=self.endpoint,
-            remote=event.endpoint,
-            keys=event.keys,
-            reqid=link.security.reqid,
-        )
-        wanted = [sa for sa in pair if sa.inbound or event.usable]
-        fresh = tuple(sa for sa in wanted if sa.inbound not in link.installed)
-        self.backend.install(IpsecConfiguration(fresh, ()))
-        link.installed.update(sa.inbound for sa in fresh)
-
-    def _send(self, message: UdpDatagram) -> None:
-        source = (socket.IPPROTO_IPV6, _IPV6_PKTINFO, message.source + bytes(4))
-        to = (socket.inet_ntop(socket.AF_INET6, message.destination), message.destination_port)
-        self._inside[message.source_port].sendmsg([message.payload], [source], 0, to)
-
-
-def _inside_socket(port: int) -> socket.socket:
-    """Return a UDP socket for control traffic inside IPsec."""
-    made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    made.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
-    made.bind(("::", port))
-    made.settimeout(0)
-    return made
-
-
-def _datagrams(bound: socket.socket) -> list[tuple[bytes, tuple[str, int]]]:
-    found = []
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            found.append(bound.recvfrom(_RECEIVE_BYTES))
-    return found
-
-
-def _messages(inside: socket.socket, port: int) -> list[UdpDatagram]:
-    found = []
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            payload, ancillary, _, sender = inside.recvmsg(_RECEIVE_BYTES, 64)
-            destination = next(data[:16] for _, kind, data in ancillary if kind == _IPV6_PKTINFO)
-            source = socket.inet_pton(socket.AF_INET6, sender[0])
-            found.append(UdpDatagram(source, destination, sender[1], port, payload))
-    return found

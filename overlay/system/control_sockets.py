@@ -69,6 +69,10 @@ class ControlSocket:
             remedy = "another program has this port, so stop it"
             raise refused(f"listening on UDP port {port} over IPv6", error, remedy) from error
 
+    def fileno(self) -> int:
+        """Return the descriptor, which is readable if datagrams have arrived; -1 if closed."""
+        return self._socket.fileno()
+
     async def receive_batch(self) -> list[ControlDatagram]:
         """Wait until datagrams arrive, then return up to 64 of them.
 
@@ -78,6 +82,10 @@ class ControlSocket:
         if self._socket.fileno() < 0:
             raise trio.ClosedResourceError
         await trio.lowlevel.wait_readable(self._socket)
+        return self.read_batch()
+
+    def read_batch(self) -> list[ControlDatagram]:
+        """Return up to 64 datagrams that have arrived, without waiting."""
         batch: list[ControlDatagram] = []
         for _ in range(_READS_PER_BATCH):
             try:
