@@ -1,7 +1,7 @@
 """``python3 -m lab.churn``: play the script with real and simulated nodes, and compare.
 
-The exit status is 0 if the figures agree, 1 if they differ, 2 if the laboratory could not be built,
-and 3 if they differ on a host that was too busy for a fair comparison.
+The exit status is 0 if the figures agree and 1 if they differ. It is 2 if the laboratory could not
+be built, and 3 if the figures differ on a host that was too busy for a fair comparison.
 """
 
 from __future__ import annotations

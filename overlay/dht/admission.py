@@ -49,9 +49,9 @@ _COOKIE_LABEL: Final = b"overlay dht cookie v1"
 def host_allowed(host: str, allow_private: bool) -> bool:
     """Tell whether a datagram may go to a canonical address.
 
-    Multicast, unspecified, broadcast and reserved addresses never qualify, nor does the
-    overlay's own address space; the rest must be globally reachable unless
-    ``allow_private`` (laboratories and private meshes).
+    Multicast, unspecified, broadcast and reserved addresses are never permitted, and neither are
+    overlay and circuit addresses. Other addresses must be globally reachable, unless
+    ``allow_private`` is set for a laboratory or a private network.
     """
     packed = packed_host(host)
     if len(packed) == 4:
@@ -152,11 +152,11 @@ class Cookies:
 
 
 class SourceLimiter:
-    """Token buckets, one a source; the least recently used source is forgotten first.
+    """Limit the requests of each source by a token bucket.
 
-    Holds at most 4,096 sources, and none for longer than it takes to have all tokens again:
-    an entry older than that has no effect. Only senders that echoed a cookie are counted, so a
-    forged source address cannot use up the tokens of another sender.
+    There are at most 4,096 buckets, and the least recently used one is removed first. A bucket
+    that is full again is removed as well, because it has no effect. Only senders that echoed a
+    cookie count, so a forged source address cannot use up the tokens of another sender.
     """
 
     def __init__(self, rate_per_s: float, burst: int) -> None:

@@ -41,26 +41,26 @@ _MAX_GOODBYES: Final = 64
 
 
 class Dht:  # Large: the facade of the DHT; each method calls one part.
-    """One node's part in the DHT.
+    """The DHT core of one node: it processes datagrams and times, and returns datagrams and events.
 
     Args:
-        identity: signs every datagram; its NodeId is this node's place.
-        network_id: datagrams and descriptors of other networks are dropped.
+        identity: signs every datagram. Its NodeId is this node's position in the key space.
+        network_id: name of the network; datagrams and descriptors of other networks are dropped.
         settings: see :class:`DhtSettings`.
-        rng: request ids (without ``draw_id``), cookies' secret, targets and jitter.
-        endpoints: those of this node. A request that was sent to another one is dropped. None:
-            those of the published descriptor; empty: not checked.
-        known_endpoints: returns those of a node's verified descriptor, none if none is known.
-            Contacts are told to others, and asked, over an IP version that fits.
-        envelopes: makes datagrams of messages, signed msgpack by default.
-        verify_record: turns stored bytes into the descriptor of a node, or raises PeerError.
-        budget: CPU time for the signatures of others; no bound by default.
+        rng: draws request ids (without ``draw_id``), the secret of cookies, targets and jitter.
+        endpoints: endpoints of this node. A request that was sent to another one is dropped. None
+            means those of the published descriptor; if it is empty, requests are not checked.
+        known_endpoints: returns the endpoints in a node's verified descriptor; none if there is no
+            descriptor. They determine over which IP version a contact is named and asked.
+        envelopes: encodes and parses messages, as signed msgpack by default.
+        verify_record: parses and verifies a stored descriptor of a node, or raises PeerError.
+        budget: limits the CPU time for signatures of other nodes; no limit by default.
         draw_id: draws the 12 bytes of a request id.
 
     ``parts`` is for ``overlay.dht.inspection`` and tests; a node needs only the methods.
 
     Raises:
-        ConfigurationError: this identity costs less than the network asks.
+        ConfigurationError: this identity costs less than the network requires.
     """
 
     def __init__(

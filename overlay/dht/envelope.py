@@ -174,15 +174,14 @@ class Challenge:
 
 
 def network_tag(network_id: str) -> bytes:
-    """Return the 8 bytes that stand for a network's name on the wire."""
+    """Return the 8 bytes that identify a network on the wire."""
     return hashlib.sha256(_TAG_LABEL + network_id.encode()).digest()[:NETWORK_TAG_BYTES]
 
 
 class Envelopes:
-    """Makes and reads this node's datagrams: knows its identity and its network, nothing else.
+    """Encode and parse this node's datagrams, with its identity and its network.
 
-    Whoever carries messages in another form (a simulated network) gives the DHT core a
-    subclass of this.
+    A simulated network, which carries messages in another form, gives the DHT core a subclass.
     """
 
     def __init__(self, identity: LocalIdentity, network_id: str) -> None:

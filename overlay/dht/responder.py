@@ -61,12 +61,13 @@ __all__ = ["STORE_SLACK", "Mistaken", "Proved", "RequestOutcome", "RequestRespon
 _SECRET_BYTES: Final = 32
 
 STORE_SLACK: Final = 3
-"""A record is refused by whoever knows 3 k nodes nearer to it than itself: its region has up to
-2 k nodes, and k more may have come to surround it, against which it is stored in the region."""
+"""A node refuses a record if it knows 3 k nodes that are nearer to the record than itself. The
+record's region has up to 2 k nodes. An attacker may add k nodes around it, and the record is stored
+in the whole region as a defence."""
 
 
 class Helper(Protocol):
-    """Helps other nodes beside the DHT (``overlay.dht.reachability``)."""
+    """The help for other nodes that is no part of the DHT (``overlay.dht.reachability``)."""
 
     def arrived(self, request: UnverifiedRequest, source: Endpoint, now: float) -> bool:
         """Take a request if it is a probe of this node's tests; tell whether it was one."""
