@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["duration_text", "parse_duration"]
+__all__ = ["UNITS_S", "duration_text", "parse_duration"]
 
-_UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION: Final = re.compile(r"\s*(-?[0-9]{1,12}(?:\.[0-9]{1,9})?)\s*([a-z]{1,3})\s*")
 
 
@@ -18,9 +18,9 @@ def parse_duration(text: str) -> float | None:
     mean seconds or hours.
     """
     matched = _DURATION.fullmatch(text)
-    if matched is None or matched[2] not in _UNITS_S:
+    if matched is None or matched[2] not in UNITS_S:
         return None
-    return float(matched[1]) * _UNITS_S[matched[2]]
+    return float(matched[1]) * UNITS_S[matched[2]]
 
 
 def duration_text(seconds: float) -> str:

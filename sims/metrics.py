@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["GROUPS", "METRICS", "Metric", "metric_of", "needs_adversary"]
+__all__ = ["DEEPEST_BUCKET", "GROUPS", "METRICS", "Metric", "metric_of", "needs_adversary"]
+
+DEEPEST_BUCKET: Final = 24
+"""Number of buckets that are measured, from that of the farthest nodes."""
 
 Kind = Literal["yes-no", "distribution", "series"]
 

@@ -75,9 +75,9 @@ REQUEST_ID_AT: Final = 15
 """Offset of the request id in each datagram."""
 
 _REQUEST_ID: Final = slice(REQUEST_ID_AT, REQUEST_ID_AT + REQUEST_ID_BYTES)
-_KIND_AT: Final = 4 + NETWORK_TAG_BYTES
+KIND_AT: Final = 4 + NETWORK_TAG_BYTES
 _REQUEST_KINDS: Final = frozenset(int(kind) for kind in MessageKind if kind.is_request)
-_ID_HEADER: Final = slice(_KIND_AT + 1, REQUEST_ID_AT)
+_ID_HEADER: Final = slice(KIND_AT + 1, REQUEST_ID_AT)
 _TWELVE_BYTES: Final = b"\xc4\x0c"
 SMALLEST_BYTES: Final = _REQUEST_ID.stop
 """Every datagram is larger than its part up to the request id."""
@@ -247,7 +247,7 @@ class Envelopes:
             len(datagram) < SMALLEST_REQUEST_BYTES
             or datagram[0] != _ARRAY + _REQUEST_FIELDS
             or not datagram.startswith(self._begins, 1)
-            or datagram[_KIND_AT] not in _REQUEST_KINDS
+            or datagram[KIND_AT] not in _REQUEST_KINDS
             or datagram[_ID_HEADER] != _TWELVE_BYTES
         ):
             return None

@@ -9,11 +9,11 @@ Reasons: docs/decisions/0060.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from overlay.addresses import NodeId
 from overlay.dht.calls import VerifiedReply
 from overlay.dht.core import Dht
+from overlay.dht.crawl import HOLDERS_ASKED
 from overlay.dht.descriptor import MixDescriptor
 from overlay.dht.lookup import Lookup
 from overlay.dht.lookups import OnLookedUp
@@ -23,9 +23,6 @@ from overlay.dht.parts import DhtParts
 from overlay.errors import PeerError
 
 __all__ = ["DhtInspection", "LookupInspection", "OnFetched"]
-
-HOLDERS_WANTED: Final = 3
-"""Number of holders to ask, as in a crawl (``overlay.dht.crawl``)."""
 
 OnFetched = Callable[[MixDescriptor | None, int], None]
 """Receives the descriptor, or None if no node had a valid one, and the number of nodes asked."""
@@ -129,7 +126,7 @@ class _Fetch:
 
     def ask(self, now: float) -> None:
         """Send the missing requests; report the result when no request is left."""
-        while self._waiting + self._answered_by < HOLDERS_WANTED and self._asked < len(
+        while self._waiting + self._answered_by < HOLDERS_ASKED and self._asked < len(
             self._holders
         ):
             contact = self._holders[self._asked]

@@ -17,7 +17,7 @@ MAX_MEASURED = 512
 
 _GAIN = 1 / 8
 _DEVIATION_GAIN = 1 / 4
-_DEVIATIONS = 4
+DEVIATIONS = 4
 """The constants of RFC 6298, section 2."""
 
 
@@ -39,7 +39,7 @@ class RoundTrips:
         Each further attempt waits twice as long (section 5.5), up to ``rpc_timeout_max_s``.
         """
         known = self._measured.get(endpoint)
-        first = self._initial_s if known is None else known[0] + _DEVIATIONS * known[1]
+        first = self._initial_s if known is None else known[0] + DEVIATIONS * known[1]
         return min(max(first, self._least_s) * 2.0**attempt, self._most_s)
 
     def measured(self, endpoint: Endpoint, round_trip_s: float) -> None:

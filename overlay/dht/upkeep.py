@@ -27,7 +27,7 @@ _REFRESH_PACE_S: Final = 1.0
 """Pause between the refreshes of two buckets, so that a join does not send a burst."""
 
 MAX_REFRESHES: Final = 3
-_FIRST_CRAWL_WITHIN_S: Final = 60.0
+FIRST_CRAWL_WITHIN_S: Final = 60.0
 """Time within which a resumed member crawls. Its topology table may be empty."""
 
 
@@ -108,7 +108,7 @@ class Upkeep:
         self._schedule.at(Task.REFRESH, now + rng.uniform(0.0, 0.1 * settings.refresh_interval_s))
         self._schedule.at(Task.PUBLISH, now + rng.uniform(0.0, settings.republish_interval_s))
         self._crawling.settle()
-        self._schedule.at(Task.CRAWL, now + rng.uniform(0.0, _FIRST_CRAWL_WITHIN_S))
+        self._schedule.at(Task.CRAWL, now + rng.uniform(0.0, FIRST_CRAWL_WITHIN_S))
 
     def _refreshed(self, _lookup: Lookup, _now: float) -> None:
         self._refreshing -= 1

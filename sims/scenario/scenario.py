@@ -30,6 +30,7 @@ from sims.scenario.sections import (
 from sims.scenario.values import LABEL, PARAMETERS, SEEDS, TEXT, of_table
 
 __all__ = [
+    "AUTHOR_ONLINE_S",
     "Adversary",
     "Arrival",
     "Churn",
@@ -39,6 +40,10 @@ __all__ = [
     "Parameters",
     "Scenario",
 ]
+
+AUTHOR_ONLINE_S: Final = 90.0
+"""Time for which an author of a followed record (``records``) is on line, in seconds, so that it
+joins and stores. The second publication would follow a minute after the first."""
 
 _DAY_S: Final = 86_400.0
 

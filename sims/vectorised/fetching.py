@@ -5,19 +5,16 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 import numpy.typing as npt
 
+from overlay.dht.crawl import HOLDERS_ASKED
 from sims.vectorised.timing import CallTiming
 from sims.vectorised.xor import Flags
 
 __all__ = ["fetch"]
 
 Floats = npt.NDArray[np.float64]
-
-_WANTED: Final = 3
 
 
 def fetch(asked: Flags, has_it: Flags, timing: CallTiming) -> tuple[Flags, Floats]:
@@ -29,8 +26,8 @@ def fetch(asked: Flags, has_it: Flags, timing: CallTiming) -> tuple[Flags, Float
         timing: draws round trips. No cookie is fetched, because the lookup has just called each.
     """
     rows = np.arange(len(asked))
-    free_at = np.zeros((len(asked), _WANTED))
-    content = np.zeros((len(asked), _WANTED), np.bool_)
+    free_at = np.zeros((len(asked), HOLDERS_ASKED))
+    content = np.zeros((len(asked), HOLDERS_ASKED), np.bool_)
     for place in range(asked.shape[1]):
         lane = np.argmin(np.where(content, np.inf, free_at), axis=1)
         asks = asked[:, place] & ~content.all(axis=1)

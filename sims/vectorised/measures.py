@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from overlay.dht.settings import DhtSettings
+from sims.metrics import DEEPEST_BUCKET
 from sims.observations import Observations
 from sims.vectorised.fetching import fetch
 from sims.vectorised.habits import Habits
@@ -28,7 +29,6 @@ Floats = npt.NDArray[np.float64]
 ONCE: Final = "once"
 """Label of records that are published once, as in the full simulation."""
 
-_DEEPEST_BUCKET: Final = 24
 _FEWEST_LOOKUPS: Final = 50
 """Lookups per sample at least, because the traffic is computed from them."""
 
@@ -58,7 +58,7 @@ class Measures:
         """Record the fill of tables, the departed contacts, and the known near nodes."""
         k, count = self._settings.k, min(self._bounds.tables, len(moment.honest))
         holders = self._rng.choice(moment.honest, count, replace=False)
-        depths = range(min(_DEEPEST_BUCKET, len(moment.live).bit_length() + 4))
+        depths = range(min(DEEPEST_BUCKET, len(moment.live).bit_length() + 4))
         buckets = [moment.tables.bucket(holders, depth) for depth in depths]
         held = np.stack([(each.ids != ABSENT).sum(axis=1) for each in buckets])
         alive = np.stack([np.isin(each.ids, moment.live).sum(axis=1) for each in buckets])

@@ -17,15 +17,16 @@ from typing import Final
 import numpy as np
 
 from overlay.dht.descriptor import RESIGN_INTERVAL_S
+from overlay.dht.publishing import FIRST_REPUBLISH_S
 from overlay.dht.settings import DhtSettings
 from sims.observations import Observations, Progress, RunOutcome, ShouldStop, ShowProgress
-from sims.scenario.scenario import Scenario
+from sims.scenario.scenario import AUTHOR_ONLINE_S, Scenario
 from sims.vectorised.habits import Habits
 from sims.vectorised.lookups import LookupResults
 from sims.vectorised.measures import Measures
 from sims.vectorised.moment import Moment
 from sims.vectorised.population import VectorisedPopulation
-from sims.vectorised.schedule import LASTS_S
+from sims.vectorised.schedule import LASTS_S, LOOKUP_TAKES_S
 from sims.vectorised.settings import Bounds, check_expressible
 from sims.vectorised.topology import TopologyTables
 from sims.world.churn import SessionModel
@@ -36,8 +37,7 @@ __all__ = ["run_model"]
 _LINGERS_S: Final = 1200.0
 """Time for which nodes still name one that left: until the last of k near nodes called it."""
 
-_AUTHORS_STAY_S: Final = 90.0
-_STORED_AFTER_S: Final = np.array([2.0, 62.0])
+_STORED_AFTER_S: Final = LOOKUP_TAKES_S + np.array([0.0, FIRST_REPUBLISH_S])
 """A node that publishes once stores its record after the join and again a minute later."""
 
 _LEAST_ANSWERED: Final = 0.05
@@ -138,7 +138,7 @@ class _Model:
         if not self._authors_left and self._scenario.warm_up_s <= then:
             self._authors_left = True
             until = self._scenario.warm_up_s
-            self._population.visited(self._authors, max(0.0, until - _AUTHORS_STAY_S), until)
+            self._population.visited(self._authors, max(0.0, until - AUTHOR_ONLINE_S), until)
         per_hour = 3600.0 / (then - self.now)
         self.now = then
         self._note("joins_per_hour", (self._population.joins - joins) * per_hour)
@@ -170,7 +170,7 @@ class _Model:
         found = measures.lookups(moment, wanted)
         self._learn(found)
         measures.traffic(moment, habits, found, self._scenario.circuits.clients)
-        stored_at = max(0.0, self._scenario.warm_up_s - _AUTHORS_STAY_S) + _STORED_AFTER_S
+        stored_at = max(0.0, self._scenario.warm_up_s - AUTHOR_ONLINE_S) + _STORED_AFTER_S
         once = self._authors_left and len(self._authors)
         measures.records(moment, (self._authors, stored_at) if once else None)
         hops = self._scenario.circuits.hops if self._scenario.circuits.clients else 0

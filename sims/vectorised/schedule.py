@@ -20,14 +20,15 @@ from overlay.dht.publishing import FIRST_REPUBLISH_S
 from overlay.dht.schedule import JITTER
 from overlay.dht.settings import DhtSettings
 
-__all__ = ["LASTS_S", "Publications", "cookies_at_hand", "signed_at"]
+__all__ = ["LASTS_S", "LOOKUP_TAKES_S", "Publications", "cookies_at_hand", "signed_at"]
 
 Floats = npt.NDArray[np.float64]
 
 LASTS_S: Final = VALIDITY_S - BACKDATED_S
 """Time from the signature of a descriptor to its expiry."""
 
-_WALK_TAKES_S: Final = 2.0
+LOOKUP_TAKES_S: Final = 2.0
+"""Time from the start of a publication until the record is stored, in seconds."""
 
 
 def signed_at(since: Floats, until: Floats) -> Floats:
@@ -66,14 +67,14 @@ class Publications:
         phases = self._rng.random(len(since)) * self._interval_s
         next_at = np.where(there_before, np.minimum(phases, RESIGN_INTERVAL_S), first)
         times = []
-        while (next_at <= now - _WALK_TAKES_S).any():
+        while (next_at <= now - LOOKUP_TAKES_S).any():
             times.append(next_at)
             resigns = np.where(next_at >= resigns, resigns + RESIGN_INTERVAL_S, resigns)
             jitter = self._rng.uniform(1 - JITTER, 1 + JITTER, len(since))
             next_at = np.minimum(next_at + self._pauses_s[pause] * jitter, resigns)
             pause = np.minimum(pause + 1, len(self._pauses_s) - 1)
         walks = np.array(times).T if times else np.full((len(since), 1), np.nan)
-        return np.asarray(np.where(walks <= now - _WALK_TAKES_S, walks, np.nan))
+        return np.asarray(np.where(walks <= now - LOOKUP_TAKES_S, walks, np.nan))
 
 
 def cookies_at_hand(walks: Floats, after: float) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from overlay.dht.admission import COOKIE_ROTATION_S
+from overlay.dht.round_trips import DEVIATIONS
 from overlay.dht.settings import DhtSettings
 from sims.scenario.sections import LatencySection
 
@@ -21,8 +22,8 @@ __all__ = ["CallTiming"]
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-_MEASURED_ONCE: Final = 3.0
-"""Timeout after one measurement r, as a multiple of r: 1 + 4 * 1/2 (RFC 6298)."""
+_MEASURED_ONCE: Final = 1 + DEVIATIONS / 2
+"""Timeout after one measurement r, as a multiple of r: its deviation counts as r/2 (RFC 6298)."""
 
 
 class CallTiming:

@@ -9,7 +9,6 @@ many entries belong to departed nodes. Paths use only nodes that answered the la
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from overlay.dht.schedule import JITTER
 from overlay.dht.settings import DhtSettings
 from overlay.dht.topology_table import MAX_ENTRIES
+from overlay.dht.upkeep import FIRST_CRAWL_WITHIN_S
 from sims.vectorised.habits import crawl_pause_s
 from sims.vectorised.population import VectorisedPopulation, is_hostile
 from sims.vectorised.schedule import LASTS_S, signed_at
@@ -25,8 +25,6 @@ from sims.vectorised.xor import Flags, Ids
 __all__ = ["TopologyTables"]
 
 Floats = npt.NDArray[np.float64]
-
-_FIRST_CRAWL_WITHIN_S: Final = 60.0
 
 
 @dataclass(slots=True)
@@ -52,7 +50,7 @@ class TopologyTables:
     def __init__(self, clients: int, settings: DhtSettings, rng: np.random.Generator) -> None:
         self._settings, self._most = settings, settings.crawl_max_nodes
         self._rng = rng
-        self._next = rng.random(clients) * _FIRST_CRAWL_WITHIN_S
+        self._next = rng.random(clients) * FIRST_CRAWL_WITHIN_S
         nobody = _Table(np.array([], np.uint64), np.array([]), np.array([], np.bool_))
         self._tables = [nobody] * clients
 

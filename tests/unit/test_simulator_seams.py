@@ -163,3 +163,19 @@ def test_nothing_in_the_product_has_simulations_as_its_only_user():
         and not name.startswith("_")
     }
     assert sorted(hooks) == sorted(REASONS)
+
+
+def constants(*folders):
+    """Return each numeric constant of modules: its name without underscores, and its value."""
+    found = set()
+    for path in sources(*folders):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            target = node.target if isinstance(node, ast.AnnAssign) else None
+            if isinstance(target, ast.Name) and isinstance(node.value, ast.Constant):
+                found.add((target.id.strip("_"), node.value.value))
+    return found
+
+
+def test_worlds_and_the_vectorised_model_import_the_constants_of_the_product():
+    copied = constants("sims/world", "sims/vectorised") & constants("overlay")
+    assert copied == set()

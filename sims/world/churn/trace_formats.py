@@ -23,6 +23,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+from overlay.durations import UNITS_S
+
 __all__ = ["Row", "TraceFault", "sessions_of"]
 
 Row = tuple[int, list[str]]
@@ -30,7 +32,8 @@ Row = tuple[int, list[str]]
 
 Session = tuple[float, float]
 
-_UNITS_S: Final = {"ms": 0.001, "s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
+_UNITS_S: Final = {name: UNITS_S[name] for name in ("ms", "s", "min", "h")} | {"sec": UNITS_S["s"]}
+"""Units in the names of columns."""
 _TIME: Final = re.compile(r"(on|off|start|end|begin|join|leave|time|timestamp|t)_([a-z]+)")
 _BARE_TIME: Final = re.compile(r"on|off|start|end|begin|join|leave|time|timestamp|t")
 _PLACES: Final[Mapping[str, str]] = {

@@ -6,6 +6,7 @@ from random import Random
 from typing import Final
 
 from overlay.dht.inspection import DhtInspection
+from sims.metrics import DEEPEST_BUCKET
 from sims.world.engine.keyspace import ID_BITS
 from sims.world.participants.machine import Machine
 from sims.world.participants.recorder import Recorder
@@ -15,8 +16,6 @@ __all__ = ["RecordMeasure", "TableMeasure", "online_sample"]
 _NODES_SAMPLED: Final = 100
 """The standard error of such a sample is a tenth of the deviation between nodes. A scan of all
 nodes would take longer than the simulation itself."""
-
-_DEEPEST_BUCKET: Final = 24
 
 
 def online_sample(
@@ -42,7 +41,7 @@ class TableMeasure:
         alive = self._recorder.world.alive
         k = self._recorder.world.settings.k
         contacts, stale, known = [], [], []
-        buckets = [0] * _DEEPEST_BUCKET
+        buckets = [0] * DEEPEST_BUCKET
         members = [
             (machine, view)
             for machine, view in online_sample(self._recorder, self._rng, _NODES_SAMPLED)
@@ -56,7 +55,7 @@ class TableMeasure:
             known.append(_known_share(machine, set(numbers), alive.closest(machine.number, k + 1)))
             for number in numbers:
                 bit = ID_BITS - (number ^ machine.number).bit_length()
-                buckets[min(bit, _DEEPEST_BUCKET - 1)] += 1
+                buckets[min(bit, DEEPEST_BUCKET - 1)] += 1
         if not members:
             return
         for metric, values in (

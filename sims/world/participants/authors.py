@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from overlay.dht.inspection import DhtInspection
+from sims.scenario.scenario import AUTHOR_ONLINE_S
 from sims.world.participants.machine import Machine
 from sims.world.participants.recorder import Recorder
 
 __all__ = ["Authors"]
-
-_STAY_S: Final = 90.0
-"""Time to join and store in seconds. The next publication would follow a minute after the first."""
 
 
 class Authors:
@@ -31,9 +27,9 @@ class Authors:
         start = world.heap.now - world.time_s
         for number in range(self._count):
             machine = world.add()
-            arrives = max(0.0, self._leave_at_s - _STAY_S) + round(number / self._count, 6)
+            arrives = max(0.0, self._leave_at_s - AUTHOR_ONLINE_S) + round(number / self._count, 6)
             world.heap.at(start + arrives, self._arrive, machine)
-            world.heap.at(start + arrives + _STAY_S, self._leave, machine)
+            world.heap.at(start + arrives + AUTHOR_ONLINE_S, self._leave, machine)
 
     def sample(self) -> None:
         """Record the number of holders on line of each record, until it expires."""

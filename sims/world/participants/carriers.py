@@ -13,6 +13,7 @@ from typing import Final, Protocol, cast
 
 from overlay.addresses import Endpoint, NodeId
 from overlay.dht.envelope import (
+    KIND_AT,
     BareRequest,
     Challenge,
     Envelopes,
@@ -54,9 +55,6 @@ ESP_KIND: Final = 255
 """Numbers in the digest and the counters, beside those of DHT messages."""
 
 CHALLENGE_BYTES: Final = 45
-_KIND_OFFSET: Final = 12
-"""Array header, version, and the network tag with its two bytes of header precede the kind."""
-
 _REQUEST_BYTES: Final = 1 + 1 + 10 + 1 + 14 + 34 + 66
 """Header, version, tag, kind, request id, identity key and signature."""
 
@@ -103,7 +101,7 @@ class EncodedCarrier:
         """Return size and kind. A datagram of an adversary may have any kind."""
         if isinstance(datagram, RawDatagram):
             return datagram.wire_bytes, datagram.code
-        return len(datagram), datagram[_KIND_OFFSET] if len(datagram) > _KIND_OFFSET else 255
+        return len(datagram), datagram[KIND_AT] if len(datagram) > KIND_AT else 255
 
 
 class ValueCarrier:
