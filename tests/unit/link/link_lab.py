@@ -135,6 +135,7 @@ class Lab:
 
     def step(self, now: float, keep: Callable[[bytes], bool] = everything) -> int:
         """Carry what is queued, if ``keep`` takes it; return the number of datagrams."""
+        assert now >= self.heap.now
         self.heap.pass_to(now)
         for host in self.hosts:
             host.take_events()
