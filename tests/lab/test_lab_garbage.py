@@ -158,7 +158,7 @@ def carrying(alice, web):
         program.wait()
 
 
-def test_newcomers_and_lost_links_get_through_beside_strangers_without_a_cookie(scene):
+def test_new_nodes_and_lost_links_succeed_beside_a_flood_without_cookies(scene):
     relay, exit_node, alice, carol = scene.relay, scene.exit, scene.alice, scene.carol
     identity = read_identity(relay.directory / "identity.key")
     kinds = garbage_kinds(identity, "laboratory", Endpoint(relay.address, PORT), bytes(4))

@@ -173,7 +173,7 @@ def unwanted(log, words):
     return [word for word in words if word in log]
 
 
-def test_the_logs_of_all_nodes_name_nobody(overlay):
+def test_the_logs_of_all_nodes_contain_no_names(overlay):
     """Last of this module: after all that the tests above made the nodes do."""
     words = secrets_of(overlay)
     for node in overlay.nodes.values():

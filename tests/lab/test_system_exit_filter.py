@@ -196,7 +196,7 @@ def test_the_exits_own_services_and_other_inner_addresses_are_out_of_reach(
     assert all(each.stdout for each in done[-2:])
 
 
-def test_nobody_outside_can_begin_a_connection_to_an_inner_address(
+def test_no_host_outside_can_begin_a_connection_to_an_inner_address(
     hosts, circuit, installed, exchange, tmp_path
 ):
     exit_host, bob = hosts

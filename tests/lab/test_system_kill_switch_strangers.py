@@ -69,7 +69,7 @@ def questions(*, forwards, marks_arp):
     ("filter_name", "forwards", "reverse_path"),
     [("nftables Nftables", 1, 0), ("nftables Nftables", 0, 1), ("iptables Iptables", 1, 0)],
 )
-def test_a_stranger_finds_no_difference(
+def test_another_host_finds_no_difference(
     namespace, outside, script, filter_name, forwards, reverse_path
 ):
     connect(

@@ -135,7 +135,7 @@ def test_a_removed_tun_device_is_replaced_and_paths_are_built_anew(world):
 
 
 @pytest.mark.slow
-def test_a_routing_table_that_somebody_flushed_is_filled_again_with_the_next_circuit(world):
+def test_a_flushed_routing_table_is_filled_again_with_the_next_circuit(world):
     async def scenario():
         await world.alice.service.open_paths(REQUEST)
         world.host.blocked.clear()

@@ -87,7 +87,7 @@ def test_a_node_comes_back_by_old_peers_when_every_descriptor_has_expired(tmp_pa
     run(program)
 
 
-def test_a_suspected_eclipse_is_shown_and_logged_without_naming_anybody(tmp_path, caplog):
+def test_a_suspected_eclipse_is_shown_and_logged_without_names_of_nodes(tmp_path, caplog):
     first, second, third = cast(tmp_path)
     own, rng = first.identity.node_id, Random(1)
     number = int.from_bytes(own)

@@ -83,7 +83,7 @@ def test_a_peers_own_address_may_be_a_destination(world):
 
 
 @pytest.mark.slow
-def test_a_path_whose_asker_hangs_up_stays_blocked_and_another_may_have_it(world):
+def test_a_path_whose_client_disconnects_stays_blocked_and_another_client_can_take_it(world):
     async def scenario():
         with trio.move_on_after(0.0) as impatient:
             await world.alice.service.open_paths(REQUEST)
@@ -96,7 +96,7 @@ def test_a_path_whose_asker_hangs_up_stays_blocked_and_another_may_have_it(world
 
 
 @pytest.mark.slow
-def test_who_waits_for_a_path_is_told_when_somebody_else_closes_it(world):
+def test_a_client_that_waits_for_a_path_is_told_when_another_closes_it(world):
     async def scenario():
         service = world.alice.service
 

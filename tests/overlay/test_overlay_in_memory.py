@@ -81,7 +81,7 @@ def test_packets_travel_both_ways_through_paths_of_every_length(world, hops):
 
 
 @pytest.mark.slow
-def test_nobody_on_the_way_sees_both_ends(world):
+def test_no_relay_sees_both_ends(world):
     alice = world.all[1]
     path = open_path(world, alice)
     world.run(5)  # the last of the set-up's own packets have arrived

@@ -86,7 +86,9 @@ def test_links_of_one_address_leave_room_for_circuits_of_others():
 
 
 @pytest.mark.parametrize(("percent", "few"), [(1, True), (100, False)])
-def test_the_configured_cpu_time_bounds_how_many_strangers_are_answered(percent, few, monkeypatch):
+def test_the_configured_cpu_time_limits_answers_to_unauthenticated_senders(
+    percent, few, monkeypatch
+):
     made = overlay_world.configuration
 
     def slow(*, exits):

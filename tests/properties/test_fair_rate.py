@@ -43,7 +43,7 @@ def test_no_window_admits_more_than_the_rate_and_one_burst(bursts):
     work=st.sampled_from(list(Work)),
 )
 @settings(max_examples=60, deadline=None)
-def test_bursts_of_some_providers_never_refuse_a_newcomer(providers, burst_every_s, phase, work):
+def test_bursts_of_some_providers_never_refuse_a_new_one(providers, burst_every_s, phase, work):
     """Whenever an honest node comes, before, amid or after a burst, its onions have room."""
     budget = WorkBudget()
     attackers = [groups_of(bytes((9, p, n, 1))) for p in range(providers) for n in range(4)]

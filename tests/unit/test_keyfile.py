@@ -66,7 +66,7 @@ def test_keys_open_to_others_are_refused_with_the_command_to_type(path, mode):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_keys_of_somebody_else_are_refused(path):
+def test_keys_of_another_user_are_refused(path):
     os.chown(path, 65534, 65534)
     with pytest.raises(ConfigurationError, match="belongs to user 65534"):
         read_identity(path)

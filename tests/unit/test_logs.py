@@ -61,7 +61,7 @@ def test_event_is_its_name_and_its_fields(stream):
         {"a": "192.0.2.7"},
     ],
 )
-def test_value_that_could_name_somebody_is_scrubbed(stream, value):
+def test_value_that_could_name_a_peer_is_scrubbed(stream, value):
     EventLog("overlay.test").warning("link.failed", peer=value)
     assert stream.getvalue().endswith("link.failed peer=[scrubbed]\n")
 

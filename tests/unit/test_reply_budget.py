@@ -41,7 +41,7 @@ def test_a_burst_uses_up_no_more_than_its_slot_of_a_second():
 
 
 @pytest.mark.parametrize("phase_s", [0.0, 0.001, 0.03, 0.049])
-def test_whoever_sends_first_in_each_slot_leaves_replies_for_what_comes_later(phase_s):
+def test_a_sender_that_is_first_in_each_slot_leaves_replies_for_later_ones(phase_s):
     budget = ReplyBudget(5000)
     for slot in range(40):
         begin = NOW + 0.05 * slot

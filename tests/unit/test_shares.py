@@ -87,7 +87,7 @@ def test_one_group_alone_gets_its_fraction_and_no_more(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("providers", [1, 2, 5, 15])
-def test_each_attacking_provider_leaves_room_for_the_next_newcomer(providers: int) -> None:
+def test_each_attacking_provider_leaves_room_for_the_next_one(providers: int) -> None:
     shares: Shares[int] = Shares(1000)
     for number in range(providers):
         filled(shares, [f"{20 + number}.0.{site}.1" for site in range(256)])

@@ -151,7 +151,7 @@ def test_stopping_node_tells_sources_and_hops() -> None:
     assert (mix1.backend.installed, len(mix1.spis)) == ([], 0)
 
 
-def test_who_comes_to_the_copy_of_last_words_too_late_does_not_say_them() -> None:
+def test_a_hop_that_processes_a_copy_too_late_sends_no_closing_message() -> None:
     alice, mix1, _ = cast()
     number, _ = pending(alice, mix1)
     alice.manager.close(number, NOW)

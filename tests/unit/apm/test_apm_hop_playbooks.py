@@ -89,7 +89,7 @@ def test_exit_repeats_the_confirmation_until_the_source_speaks() -> None:
     assert controls(mix1.sends()) == []
 
 
-def test_replayed_onion_is_acknowledged_by_nobody_and_dropped() -> None:
+def test_replayed_onion_is_dropped_without_an_acknowledgement() -> None:
     _, mix1, _, onion = at_relay()
     mix1.hears(onion)
     mix1.sends()

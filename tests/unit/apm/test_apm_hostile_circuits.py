@@ -163,7 +163,7 @@ def test_one_neighbour_cannot_close_a_relay_to_the_others_by_filling_the_replay_
     assert [type(answer) for answer in controls(mix.sends())] == [Confirm]
 
 
-def test_refusals_to_strangers_leave_room_for_closing_circuits() -> None:
+def test_refusals_to_other_nodes_leave_room_for_closing_circuits() -> None:
     settings = lab_settings(max_closing_circuits=40, max_circuits=1)
     mix, mallory, alice = Actor(2, settings), Actor(3), Actor(1)
     introduce(mix, mallory)

@@ -323,7 +323,7 @@ def test_a_node_may_sign_that_it_has_no_role():
         {"valid_from": NOW + 0.5},
     ],
 )
-def test_signing_refuses_what_nobody_would_accept(changes):
+def test_signing_refuses_what_no_node_would_accept(changes):
     with pytest.raises(ValueError, match="cannot be published"):
         sign(**changes)
 

@@ -78,7 +78,7 @@ def test_clock_that_steps_back_gives_no_tokens():
     assert not limiter.allow(b"x", NOW - 50)
 
 
-def test_limiter_forgets_who_has_all_tokens_again_and_nobody_else():
+def test_limiter_removes_only_sources_that_have_all_tokens_again():
     limiter = SourceLimiter(2.0, 10)
     for second in range(100):
         assert limiter.allow(second.to_bytes(3, "big"), NOW + second)

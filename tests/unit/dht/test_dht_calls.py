@@ -206,7 +206,7 @@ def test_challenge_is_a_measurement_too_and_makes_the_repetition_unambiguous(ben
     assert bench.calls.next_deadline() == pytest.approx(NOW + 0.2)
 
 
-def test_endpoint_that_fell_silent_is_a_stranger_again(bench):
+def test_a_silent_endpoint_counts_as_unknown_again(bench):
     bench.reply(bench.ask(), now=NOW + 0.01)
     bench.ask()
     assert bench.calls.next_deadline() == NOW + 0.2
@@ -218,7 +218,7 @@ def test_endpoint_that_fell_silent_is_a_stranger_again(bench):
     assert bench.calls.next_deadline() == NOW + 0.5
 
 
-def test_who_lets_the_first_attempt_pass_is_slow_once_and_may_still_answer(bench):
+def test_a_node_that_misses_the_first_attempt_is_slow_once_and_may_still_answer(bench):
     slow = []
     bench.calls.start(
         Ping(), BOB_AT, BOB.node_id, NOW, bench.answered, lambda now: slow.append("slow")

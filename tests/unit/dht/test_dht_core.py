@@ -206,7 +206,7 @@ def test_crawl_without_contacts_finishes_with_nothing():
     assert dht.events() == []
 
 
-def test_node_that_left_answers_nobody_and_cannot_be_used_again():
+def test_node_that_left_answers_no_request_and_cannot_be_used_again():
     dht = make_dht()
     assert ask(dht, Ping()) == Pong()
     dht.leave(START)
@@ -227,7 +227,7 @@ def test_node_that_left_answers_nobody_and_cannot_be_used_again():
     assert dht.calls_in_flight == 0
 
 
-def test_goodbye_of_the_only_contact_leaves_us_alone():
+def test_leave_of_the_only_contact_leaves_no_contact():
     dht = make_dht()
     ask(dht, Ping())
     dht.events()

@@ -125,7 +125,7 @@ def test_silent_nodes_descriptors_come_from_the_nearest_that_answered():
             assert query.contact in nearest
 
 
-def test_liars_cannot_make_an_honest_node_look_asked():
+def test_false_endpoints_cannot_make_an_honest_node_count_as_asked():
     """Three invented ids at its endpoint use up the quota; a false endpoint leads astray."""
     world = World(3, 8)
     liar, crowded, misplaced = world.nodes.values()
@@ -182,7 +182,7 @@ def test_number_of_nodes_is_bounded():
     assert crawl.descriptors == 50
 
 
-def test_liar_that_invents_nodes_is_left_soon():
+def test_a_node_that_invents_nodes_is_ignored_soon():
     rng = Random(3)
     world = World(9, 8)
     liar = next(iter(world.nodes.values()))
@@ -258,7 +258,7 @@ def test_a_few_subnets_that_invent_nodes_neither_busy_a_crawl_nor_fill_it():
     assert {crawl.unanswered().get(each) for each in flood.invented - asked} == {None}
 
 
-def test_whom_liars_name_first_is_asked_if_anybody_else_names_it():
+def test_a_node_that_hostile_nodes_name_first_is_asked_if_another_names_it():
     """Before inventions cost them their credit, three subnets name all the honest, too."""
     world = World(30, 20)
     first, *others = world.nodes.values()
@@ -286,7 +286,7 @@ def test_whom_liars_name_first_is_asked_if_anybody_else_names_it():
     assert not {each.node_id for each in others[20:]} & set(world.found)
 
 
-def test_who_was_passed_over_is_asked_when_somebody_credible_names_it():
+def test_a_node_that_was_passed_over_is_asked_when_a_credible_node_names_it():
     world = World(30, 20)
     first, late, *others = world.nodes.values()
     flood = Flood(world, subnets=1)

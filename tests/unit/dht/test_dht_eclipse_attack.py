@@ -79,7 +79,7 @@ def attack():
 
 
 @pytest.mark.slow
-def test_surrounded_node_suspects_it_and_stores_beyond_those_who_surround_it(attack):
+def test_surrounded_node_suspects_it_and_stores_beyond_the_nodes_around_it(attack):
     _network, victim, others, sybils = attack
     assert any(event.own_region for event in victim.of(EclipseSuspected))
     holders = set(victim.dht.parts.publisher.holders)
@@ -88,7 +88,7 @@ def test_surrounded_node_suspects_it_and_stores_beyond_those_who_surround_it(att
 
 
 @pytest.mark.slow
-def test_record_of_the_surrounded_node_is_found_by_who_doubts_its_region(attack):
+def test_record_of_the_surrounded_node_is_found_by_a_node_that_suspects_its_region(attack):
     network, victim, others, _sybils = attack
     reader = others[3]
     network.crash(victim)

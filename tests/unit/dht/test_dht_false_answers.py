@@ -131,7 +131,7 @@ def test_lying_neighbour_neither_crashes_nor_loops_nor_poisons(lie):
     assert network.sent_from[victim.endpoint] < 1000
 
 
-def test_private_addresses_of_a_liar_are_never_contacted():
+def test_private_addresses_in_false_answers_are_never_contacted():
     network, _members = grown(3, settings=QUICK, run=2)
     network.record_traffic = True
     liar = Liar(network, 500, forbidden_neighbours(Random(1)))
@@ -220,7 +220,7 @@ def test_unacceptable_records_are_never_stored_nor_returned():
     assert DhtInspection(member.dht).record_count == 1
 
 
-def test_nobody_may_store_anothers_descriptor():
+def test_a_node_may_not_store_the_descriptor_of_another():
     network = Network(settings=QUICK)
     member = network.add(0)
     thief = Stranger(network, 701)
@@ -236,7 +236,7 @@ def test_node_serves_its_own_descriptor():
     assert reply == Record(make_descriptor(member.identity, member.endpoint).encoded)
 
 
-def test_goodbye_with_an_older_sequence_is_no_news():
+def test_leave_with_an_older_sequence_number_has_no_effect():
     network = Network(settings=QUICK)
     member = network.add(0)
     stranger = Stranger(network, 700)
@@ -282,7 +282,7 @@ def test_contacts_come_closest_first_and_never_include_the_asker():
     }
 
 
-def test_a_node_verifies_no_more_than_its_budget_allows_for_strangers():
+def test_a_node_verifies_no_more_than_its_budget_permits():
     network = Network()
     member = network.add(0)
     budget = WorkBudget(20 * Work.SIGNATURE.value)

@@ -207,7 +207,7 @@ def who_answers(lookup, reply, *, nobody=Lookup.failed):
 
 @pytest.mark.parametrize("nobody", [Lookup.failed, Lookup.slow])
 @pytest.mark.parametrize("paths", [1, 2])
-def test_liar_that_misplaces_the_honest_hides_them_from_nobody(paths, nobody):
+def test_false_endpoints_of_honest_nodes_hide_them_from_no_lookup(paths, nobody):
     liar, friend = (Contact.of(bytes([n]) * 32, public_endpoint(n)) for n in (1, 2))
     says = {liar: MISPLACED, friend: HONEST} | dict.fromkeys(HONEST, ())
     settings = DhtSettings(k=6, disjoint_paths=paths, alpha=6)
@@ -222,7 +222,7 @@ def test_liar_that_misplaces_the_honest_hides_them_from_nobody(paths, nobody):
     assert who_answers(lookup, says.get, nobody=nobody) == set(says)
 
 
-def test_who_has_answered_is_not_asked_where_else_it_is_said_to_be():
+def test_a_node_that_has_answered_is_not_asked_at_another_claimed_endpoint():
     settings = DhtSettings(disjoint_paths=1)
     lookup = Lookup(TARGET, OWN, HONEST, settings, NOW)
     assert who_answers(lookup, lambda _: MISPLACED) == set(HONEST)
@@ -292,7 +292,7 @@ def test_memory_of_a_path_is_bounded():
     assert lookup.finished(NOW)
 
 
-def test_who_is_late_frees_its_place_and_holds_up_nothing_once_k_have_answered():
+def test_a_late_node_frees_its_place_and_delays_nothing_once_k_have_answered():
     world = World(200, 8)
     lookup = make_lookup(world)
     first = lookup.queries(NOW)
@@ -321,7 +321,7 @@ def test_a_lookup_waits_for_the_late_while_it_has_fewer_than_k():
     assert lookup.closest() == [flying[0].contact]
 
 
-def test_who_answers_late_counts_if_the_lookup_still_runs():
+def test_a_late_answer_counts_if_the_lookup_still_runs():
     world = World(200, 8)
     lookup = make_lookup(world)
     tardy, *prompt = lookup.queries(NOW)
@@ -345,7 +345,7 @@ def test_a_failure_after_being_late_is_settled_once():
     assert most == 4
 
 
-def test_a_long_walk_does_not_forget_the_node_that_it_has_just_found():
+def test_a_long_lookup_does_not_lose_the_node_that_it_has_just_found():
     """With k = 1 a path of more hops than it remembers candidates once ended before its target."""
     settings = DhtSettings(k=1, alpha=1, disjoint_paths=1)
     hops = [Contact(NodeId((1 << (159 - n)).to_bytes(20, "big")), public_endpoint(n), b"k" * 32)

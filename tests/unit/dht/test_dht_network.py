@@ -55,7 +55,7 @@ def test_a_tenth_of_all_datagrams_lost_hides_no_node():
 
 
 @pytest.mark.slow
-def test_dead_nodes_leave_a_newcomer_able_to_find_every_living_one():
+def test_departed_nodes_leave_a_new_node_able_to_find_every_living_one():
     network, members = grown(13, settings=QUICK, run=5)
     dead = members[1::3]
     assert len(dead) >= 0.3 * len(members)
@@ -109,7 +109,7 @@ def test_unreachable_bootstrap_is_reported_once_a_round_and_retried_until_it_ans
 
 
 @pytest.mark.slow
-def test_stranger_that_comes_first_does_not_keep_a_node_from_its_bootstrap_peers():
+def test_an_unknown_node_that_comes_first_does_not_keep_a_node_from_its_bootstrap_peers():
     network = Network(settings=QUICK)
     victim, mallory = network.add(2), network.add(3)
     network.do(victim, lambda dht: dht.bootstrap([public_endpoint(0)], network.now))
@@ -127,7 +127,7 @@ def test_stranger_that_comes_first_does_not_keep_a_node_from_its_bootstrap_peers
 
 
 @pytest.mark.slow
-def test_goodbye_removes_contact_and_record_and_tells_the_owner():
+def test_leave_removes_contact_and_record_and_tells_the_owner():
     network, members = grown(6, settings=QUICK, run=20)
     leaver, *rest = members
     network.do(leaver, lambda dht: dht.leave(network.now))

@@ -41,7 +41,7 @@ class Alone:
         return self.schedule.next_deadline() - START
 
 
-def test_a_newcomer_stores_often_at_first_and_each_hour_in_the_end():
+def test_a_new_node_stores_often_at_first_and_each_hour_in_the_end():
     alone = Alone()
     alone.sign(1)
     expected = [60, 120, 240, 480, 960, 1920, 3600, 3600]
@@ -56,7 +56,7 @@ def test_a_descriptor_that_is_signed_anew_does_not_begin_anew():
     assert alone.store() == pytest.approx(3600, rel=0.21)
 
 
-def test_other_endpoints_are_told_as_a_newcomers_are():
+def test_other_endpoints_are_published_like_those_of_a_new_node():
     alone = Alone()
     alone.sign(1)
     alone.pauses(6)
@@ -64,7 +64,7 @@ def test_other_endpoints_are_told_as_a_newcomers_are():
     assert alone.pauses(2) == pytest.approx([60, 120], rel=0.21)
 
 
-def test_who_has_been_a_member_for_long_stores_each_hour():
+def test_a_node_that_is_a_member_for_long_stores_each_hour():
     alone = Alone()
     alone.publisher.settle()
     alone.sign(1)

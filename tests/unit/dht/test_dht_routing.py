@@ -76,7 +76,7 @@ def test_contact_that_answers_the_ping_keeps_its_place():
     assert table.seen(contact(8)) == contacts[1]
 
 
-def test_single_failure_is_forgiven_while_nobody_waits():
+def test_single_failure_has_no_effect_without_replacements():
     table, _ = make_table(contact_max_failures=2)
     one = contact(1)
     table.seen(one)
@@ -90,7 +90,7 @@ def test_single_failure_is_forgiven_while_nobody_waits():
     assert len(table) == 0
 
 
-def test_silence_at_an_endpoint_that_a_liar_claims_costs_a_contact_nothing():
+def test_silence_at_a_falsely_claimed_endpoint_costs_a_contact_nothing():
     """Or whoever answers lookups could empty our table of everybody else."""
     table, _ = make_table(contact_max_failures=1)
     contacts = [contact(n) for n in range(5)]
@@ -188,7 +188,7 @@ def test_refresh_target_lies_in_a_bucket_that_is_due():
     assert table.refresh_target() is not None
 
 
-def test_strangers_cannot_suppress_a_refresh():
+def test_requests_of_unknown_nodes_cannot_suppress_a_refresh():
     table, _ = make_table()
     table.seen(contact(1))
     table.closest(contact(1).node_id, 4)

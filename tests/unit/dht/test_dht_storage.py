@@ -141,7 +141,7 @@ def test_full_store_takes_only_nearer_records_for_which_it_is_responsible():
     assert kept(store, range(5)) == {d.node_id for d in ordered[:3]}
 
 
-def test_goodbye_buries_what_was_signed_before_it():
+def test_leave_invalidates_earlier_descriptors():
     store, clock = make_store()
     put(store, descriptor(sequence=5))
     assert not store.leave(descriptor().node_id, 4, b"s")

@@ -89,7 +89,7 @@ def test_k12_parent_lets_one_host_fill_the_table():
     assert in_loop(act) == 35
 
 
-def test_k12_ours_credits_nobody_with_an_id_that_is_not_proven():
+def test_k12_ours_credits_no_node_with_an_id_that_is_not_proven():
     host = OurPeer(2)
     answers, sent, counts = [], Sent(), Counter()
     calls = Calls(

@@ -190,7 +190,7 @@ def test_k9_ours_goes_on_until_a_record_verifies_and_stores_none():
     assert {each.descriptor.node_id for each in found} == {genuine.node_id, forged.node_id}
 
 
-def test_k10_parent_stores_whatever_a_stranger_sends():
+def test_k10_parent_stores_everything_that_an_unknown_node_sends():
     def act(loop):
         protocol = parent()
         protocol.rpc_store(("6.6.6.6", 6), b"m" * 20, b"k" * 20, b"x" * 1_000_000)

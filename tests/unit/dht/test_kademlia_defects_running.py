@@ -33,7 +33,7 @@ ASKER = ("7.7.7.7", 7)
 # -- K5: rounds wait for their slowest call
 
 
-def test_k5_parent_asks_nobody_until_the_slowest_of_a_round_has_answered():
+def test_k5_parent_asks_no_node_until_the_slowest_of_a_round_has_answered():
     target = bytes(20)
     asked, answer_slow = [], asyncio.Event()
 
@@ -89,7 +89,7 @@ def test_k8_parent_raises_when_every_neighbour_failed():
     in_loop(run)
 
 
-def test_k8_ours_stores_later_when_somebody_is_there_again():
+def test_k8_ours_stores_later_when_a_node_is_there_again():
     network, members = grown(3)
     owner = members[0]
     for other in members[1:]:
@@ -159,7 +159,7 @@ def test_k22_ours_answers_every_request_also_to_decline_it():
         assert sum(isinstance(answer, UnverifiedReply) for answer in answers) == 1
 
 
-def test_k22_ours_loses_no_five_seconds_where_nobody_answers():
+def test_k22_ours_loses_no_five_seconds_if_no_node_answers():
     settings = DhtSettings()
     peer, answers, sent = OurPeer(2), [], Sent()
     envelopes = Envelopes(OurPeer(1).identity, "test-net")
@@ -247,7 +247,7 @@ def test_k25_ours_sends_the_same_bytes_from_the_same_stream():
 # -- K26: strangers suppress a refresh
 
 
-def test_k26_parent_counts_a_strangers_question_as_a_refresh():
+def test_k26_parent_counts_a_request_of_an_unknown_node_as_a_refresh():
     async def run(loop):
         protocol = parent()
         protocol.router.buckets[0].last_updated = -1e9
@@ -291,7 +291,7 @@ def test_k27_parent_leaves_calls_and_timers_behind():
     assert in_loop(run)
 
 
-def test_k27_ours_has_nothing_left_to_do_after_its_goodbyes():
+def test_k27_ours_has_nothing_left_to_do_after_leave():
     network, members = grown(4)
     leaver = members[1]
     network.do(leaver, lambda dht: dht.leave(network.now))
@@ -337,7 +337,7 @@ def test_k29_ours_formats_nothing(monkeypatch):
 # -- K30: neither authentication nor a network's name
 
 
-def test_k30_parent_answers_whoever_calls_from_whatever_network():
+def test_k30_parent_answers_nodes_of_every_network():
     async def run(loop):
         protocol = parent()
         protocol.datagram_received(datagram("ping", b"any id of any length"), ASKER)

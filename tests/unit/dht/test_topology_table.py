@@ -64,7 +64,7 @@ def test_order_depends_on_nothing_but_the_nodes():
     assert list(filled(*descriptors).view(NOW)) == in_order
 
 
-def test_who_did_not_answer_since_the_last_crawl_began_is_unheard():
+def test_a_node_that_did_not_answer_since_the_last_crawl_began_is_unheard():
     table = filled(mix(0), mix(1), mix(2))
     assert table.unheard() == frozenset()
     table.heard(MIXES[0].node_id, NOW + 5)
@@ -103,7 +103,7 @@ def test_only_known_nodes_are_remembered_as_heard():
     assert table.unheard() == {MIXES[0].node_id, MIXES[1].node_id}
 
 
-def test_who_answered_once_is_not_among_the_never_heard():
+def test_a_node_that_answered_once_is_not_among_the_never_heard():
     table = filled(mix(0), mix(1), mix(2))
     table.heard(MIXES[1].node_id, NOW)
     table.crawled(NOW + 10)
@@ -163,7 +163,7 @@ def test_removed_node_may_come_back():
     assert table.add(mix(0), NOW)
 
 
-def test_full_table_keeps_whom_it_knows():
+def test_full_table_keeps_known_nodes():
     table = filled(mix(0), mix(1), max_entries=2)
     assert not table.add(mix(2), NOW)
     assert table.rejections() == {Rejection.FULL: 1}
@@ -171,7 +171,7 @@ def test_full_table_keeps_whom_it_knows():
     assert {d.node_id for d in table} == {MIXES[0].node_id, MIXES[1].node_id}
 
 
-def test_flood_of_nodes_that_never_answer_shuts_out_nobody_who_does():
+def test_flood_of_nodes_that_never_answer_excludes_no_node_that_does():
     table = TopologyTable(max_entries=3)
     table.take(DescriptorFound(mix(0), answered=True), NOW)
     for flood in (1, 2, 3):
@@ -232,7 +232,7 @@ def test_table_without_room_is_misuse():
         TopologyTable(max_entries=0)
 
 
-def test_only_a_crawl_that_left_nobody_out_tells_who_is_silent():
+def test_only_a_crawl_that_omitted_no_node_shows_which_nodes_are_silent():
     table = TopologyTable()
     table.take(DescriptorFound(mix(0), answered=True), NOW)
     table.take(DescriptorFound(mix(1), answered=False), NOW)

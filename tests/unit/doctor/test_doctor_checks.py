@@ -220,11 +220,11 @@ def test_forwarding_that_is_on_is_enough():
     assert [each.outcome for each in forwarding(on, writable=False)] == [WORKS] * 2
 
 
-def test_forwarding_that_is_off_is_switched_on_by_whoever_needs_it():
+def test_forwarding_that_is_off_is_switched_on_by_a_node_that_needs_it():
     assert [each.outcome for each in forwarding(EXIT_OF_TWO, writable=True)] == [WORKS] * 2
 
 
-def test_forwarding_that_nobody_here_may_switch_on_lacks_with_the_command():
+def test_forwarding_that_cannot_be_switched_on_lacks_with_the_command():
     v4, v6 = forwarding(EXIT_OF_TWO, writable=False)
     assert (v4.outcome, v6.outcome) == (LACKS, LACKS)
     assert "sysctl -w net.ipv4.ip_forward=1" in v4.said
@@ -391,11 +391,11 @@ def judged(now=4e9, *, synchronised=True, error_s=0.01):
     return only(clock.clock(DEFAULTS, lambda: now, lambda: ClockState(synchronised, error_s)))
 
 
-def test_a_clock_that_somebody_sets_works():
+def test_a_clock_that_a_service_sets_works():
     assert judged().outcome is WORKS
 
 
-def test_a_clock_that_nobody_sets_is_not_trusted_and_not_refused():
+def test_a_clock_that_no_service_sets_is_not_trusted_and_not_refused():
     assert judged(synchronised=False).outcome is UNKNOWN
     assert only(clock.clock(DEFAULTS, lambda: 4e9, refuse)).outcome is UNKNOWN
 
@@ -404,7 +404,7 @@ def test_a_clock_with_a_great_error_is_refused():
     assert judged(error_s=601.0).outcome is LACKS
 
 
-def test_a_clock_behind_a_file_is_refused_even_if_somebody_sets_it(node):
+def test_a_clock_behind_a_file_is_refused_even_if_a_service_sets_it(node):
     written = node.configuration.node.key_file.stat().st_mtime
     ask = lambda: ClockState(synchronised=True, error_s=0.0)  # noqa: E731 - short
     slow = only(clock.clock(node, lambda: written - 3_600, ask))

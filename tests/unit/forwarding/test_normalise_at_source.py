@@ -60,7 +60,7 @@ def recomputed(raw: bytes, first: type[Packet]) -> bytes:
     return bytes(packet)
 
 
-def test_telling_ipv4_fields_become_those_of_everybody() -> None:
+def test_identifying_ipv4_fields_become_common_values() -> None:
     packet = IP(**V4, ttl=37, tos=0xB9, id=4711, flags="DF") / UDP(sport=5, dport=53) / b"question"
     got = IP(sent(packet))
     assert (got.ttl, got.tos, got.id, str(got.flags)) == (64, 0, 0, "DF")
@@ -68,7 +68,7 @@ def test_telling_ipv4_fields_become_those_of_everybody() -> None:
     assert sent(packet) == recomputed(sent(packet), IP)
 
 
-def test_telling_ipv6_fields_become_those_of_everybody() -> None:
+def test_identifying_ipv6_fields_become_common_values() -> None:
     packet = IPv6(**V6, hlim=255, tc=3, fl=0xABCDE) / UDP(sport=5, dport=53) / b"question"
     got = IPv6(sent(packet))
     assert (got.hlim, got.tc, got.fl) == (64, 0, 0)

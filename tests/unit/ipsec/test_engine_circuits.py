@@ -191,7 +191,7 @@ def test_a_spoofed_inner_source_does_not_leave_at_the_exit():
     expect_drop(circuit, 1, [(sealed, underlay(0))], Drop.IN_NO_POLS)
 
 
-def test_a_spoofed_control_source_reaches_nobody():
+def test_a_packet_with_a_spoofed_control_source_is_dropped():
     circuit = build_circuit(2)
     packet = ipv6(circuit_address(0), overlay_address(1), b"tear down")
     expect_drop(circuit, 1, by_mallory(circuit, 1, packet), Drop.IN_TMPL_MISMATCH)

@@ -127,7 +127,7 @@ def test_a_refusal_of_any_entry_undoes_the_others(kernel, backend, which, number
     backend.install(CIRCUIT)
 
 
-def test_lost_answers_undo_what_was_done_though_nobody_knows_what(kernel, backend):
+def test_lost_answers_undo_all_changes_that_may_have_been_made(kernel, backend):
     before = kernel.entries()
     kernel.lose_answers = 1
     with pytest.raises(BackendError, match="changing the kernel's IPsec entries failed"):

@@ -15,7 +15,7 @@ def test_script_is_the_same_for_the_same_seed_and_another_for_another(timing):
     assert ChurnScript(1, timing).switches != ChurnScript(2, timing).switches
 
 
-def test_cast_is_everybody_once():
+def test_cast_has_every_node_once():
     script = ChurnScript(1, FAST)
     cast = [script.bootstrap, *script.exits, *script.clients, *script.relays, script.prober]
     assert cast == list(range(31))

@@ -93,7 +93,7 @@ def test_both_sides_derive_mirrored_keys_that_differ_by_direction_and_use(suite)
 
 
 @pytest.mark.slow
-def test_who_knows_the_link_key_and_forges_mac1_still_cannot_change_a_bit():
+def test_an_attacker_that_forges_mac1_cannot_change_a_bit():
     message = sent_by().message
     for bit in range(8 * 2, 8 * len(message)):
         changed = bytearray(message)

@@ -36,7 +36,7 @@ def test_links_beyond_the_limit_fail_with_limit():
     assert len(alice.links) == 2
 
 
-def test_strangers_of_one_prefix_take_no_more_than_their_share_of_links():
+def test_nodes_of_one_prefix_take_no_more_than_their_share_of_links():
     alice, bob = Host(1, LinkSettings(max_accepted_links_per_prefix=2)), Host(2)
     mallories = [Host(number) for number in range(3, 8)]
     for number, mallory in enumerate(mallories, start=1):

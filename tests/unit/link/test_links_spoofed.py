@@ -73,7 +73,7 @@ def test_a_victim_reaches_all_relays_while_its_prefix_is_forged_at_four_of_five(
     assert len(victim.usable) == len(relays)
 
 
-def test_forged_initiations_cost_a_newcomer_one_round_trip_and_a_known_peer_nothing_else():
+def test_forged_initiations_cost_a_new_peer_one_round_trip_and_a_known_peer_nothing_else():
     victim, relay = Host(1), Host(2)
     victim.endpoint = VICTIM[4]
     lab = Lab(victim, relay)
@@ -106,7 +106,7 @@ def test_what_forged_initiations_hold_is_little_and_goes_by_itself():
 @pytest.mark.parametrize(
     "bounds", [{"max_accepted_links": 16}, {"max_accepted_links_per_prefix": 2}]
 )
-def test_forged_initiations_take_no_place_for_strangers(bounds):
+def test_forged_initiations_take_no_place_of_accepted_links(bounds):
     victim, other, relay = Host(1), Host(3), Host(2, LinkSettings(**bounds))
     victim.endpoint, other.endpoint = VICTIM[4], Endpoint("9.9.9.8", 4500)
     flood([relay], 10.0, NOW, NOW + 1, 4)

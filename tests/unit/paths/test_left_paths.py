@@ -92,7 +92,7 @@ def test_a_taken_over_path_that_cannot_be_had_is_told_and_stays_blocked(world):
     assert (path.state, path.error) == (PathState.OPEN, None)
 
 
-def test_a_path_whose_asker_went_away_stays_blocked_even_if_no_circuit_can_be_had(world):
+def test_a_path_whose_client_left_stays_blocked_even_if_no_circuit_can_be_opened(world):
     path = world.request()
     world.paths.disown(path.number)
     now = NOW

@@ -129,7 +129,7 @@ def test_a_limit_of_ours_is_told_at_the_first_attempt_and_waited_for_at_later_on
     assert world.kill_switch.protected == {BOB}
 
 
-def test_a_strategy_that_nobody_knows_does_not_stop_the_rebuilding_of_what_was_left():
+def test_an_unknown_strategy_does_not_stop_the_rebuilding_of_stored_paths():
     world = World([mix(n) for n in range(1, 6)], selector=unknown_strategy)
     world.paths.adopt_all([PathTerms(BOB, 3, "fancy")], NOW)
     world.paths.handle_deadline(NOW)

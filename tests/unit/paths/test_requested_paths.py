@@ -99,7 +99,7 @@ def test_the_hop_that_refused_is_avoided_at_the_next_attempt(world):
         world.paths.handle(CircuitFailed(path.circuit, CircuitTimedOut("late")), NOW + 5)
 
 
-def test_who_was_silent_in_the_last_crawl_is_chosen_only_if_nobody_else_is_left(world):
+def test_a_node_that_was_silent_in_the_last_crawl_is_chosen_only_if_no_other_is_left(world):
     heard = [d for d in world.table if Role.EXIT in d.roles][:1]
     heard += [d for d in world.table if Role.EXIT not in d.roles][:2]
     for descriptor in heard:

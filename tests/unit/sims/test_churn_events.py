@@ -49,7 +49,7 @@ def test_equilibrium_holds_the_availability_from_the_first_moment_on():
         assert share == pytest.approx(PRESETS["kad2007"].availability(), abs=0.016)
 
 
-def test_a_model_without_absences_keeps_its_number_through_newcomers():
+def test_a_model_without_absences_keeps_its_number_by_new_nodes():
     events = events_of("ipfs2022", nodes=200, hours=24)
     for hour in (0, 7, 24):
         assert len(online_at(events, hour * 3600)) == 200
@@ -94,7 +94,7 @@ def test_mass_failure_takes_its_share_of_those_on_line_for_good():
     assert not [e for e in events if e.node in set(gone) and e.time_s > 3600.0]
 
 
-def test_mass_failure_where_nobody_returns_leaves_a_smaller_overlay():
+def test_mass_failure_without_returns_leaves_a_smaller_overlay():
     model = SessionModel("rare", Exponential(1e9), None)
     events = list(
         churn_events(model, 100, Random(1), duration_s=7200, shocks=[MassFailure(3600.0, 0.5)])

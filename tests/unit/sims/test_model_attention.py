@@ -46,7 +46,7 @@ def test_crawls_of_many_nodes_come_more_rarely():
     assert pauses == [600.0, 600.0, 1500.0, 3000.0]
 
 
-def test_nobody_forgets_who_is_there_and_everybody_who_is_long_gone():
+def test_nodes_on_line_stay_in_tables_and_long_departed_ones_do_not():
     for depth in (0, 3, 6, 12):
         standing = attention().standing(*at(depth, [0.0, 86_400.0]), in_answers=False)
         assert standing[0] == 1.0
@@ -67,7 +67,7 @@ def test_more_traffic_finds_the_dead_sooner():
         assert BucketTraffic.into(SETTINGS, busy, depth).notice_s(SETTINGS) < quiet
 
 
-def test_a_neighbour_falls_out_of_answers_at_the_first_walk_and_of_the_table_at_the_second():
+def test_a_neighbour_leaves_answers_after_the_first_lookup_and_the_table_after_the_second():
     walks = np.tile([NOW - 900.0, NOW - 300.0], (50, 1))
     seen = attention(replace(HABITS, lookups_per_s=0.0), walks=walks)
     ages = [200.0, 600.0, 1200.0]
@@ -86,7 +86,7 @@ def test_a_holder_that_came_later_never_had_the_contact():
     assert standing[1] < 1e-9
 
 
-def test_newcomers_are_rare_in_far_buckets_and_at_home_in_near_ones():
+def test_new_nodes_are_rare_in_far_buckets_and_frequent_in_near_ones():
     since = np.array([-np.inf, NOW - 1800.0])
     far = attention().presence(np.zeros(2, np.int64), since)
     near = attention().presence(np.full(2, 10), since)
@@ -95,14 +95,14 @@ def test_newcomers_are_rare_in_far_buckets_and_at_home_in_near_ones():
     assert np.all(near == 1.0)
 
 
-def test_where_nobody_leaves_nothing_is_divided_by_zero():
+def test_without_departures_nothing_is_divided_by_zero():
     calm = attention(replace(HABITS, leaving_per_s=0.0))
     presence = calm.presence(np.arange(12), np.full(12, NOW - 600.0))
     assert np.isfinite(presence).all()
     assert np.all(calm.mute_standing(np.arange(12), np.ones(12), in_answers=True) <= 1.0)
 
 
-def test_who_answers_no_lookup_is_in_few_far_buckets_and_named_by_half_of_its_neighbours():
+def test_a_node_that_answers_no_lookup_is_in_few_far_buckets_and_named_by_half_of_its_neighbours():
     mute = attention().mute_standing(np.array([0, 12]), np.ones(2), in_answers=True)
     kept = attention().mute_standing(np.array([0, 12]), np.ones(2), in_answers=False)
     assert mute[0] < 0.1
@@ -123,7 +123,7 @@ def test_tables_hold_as_many_of_the_dead_as_their_standing_says(rng):
     assert 1 - replies.alive.mean() == pytest.approx(expected, abs=0.01)
 
 
-def test_a_newcomer_doubles_its_pauses_and_stores_what_it_signs_anew(rng):
+def test_a_new_node_doubles_its_pauses_and_stores_new_signatures(rng):
     since = np.full(400, 1000.0)
     now = 1000.0 + RESIGN_INTERVAL_S + 1000.0
     times = Publications(SETTINGS, rng).of(since, now)
@@ -135,14 +135,14 @@ def test_a_newcomer_doubles_its_pauses_and_stores_what_it_signs_anew(rng):
     assert (offsets < RESIGN_INTERVAL_S).sum(axis=1).tolist() == pytest.approx([6.5] * 400, abs=1)
 
 
-def test_who_has_been_there_for_long_stores_once_or_twice_an_hour(rng):
+def test_a_node_that_is_on_line_for_long_stores_once_or_twice_an_hour(rng):
     times = Publications(SETTINGS, rng).of(np.full(400, 1000.0), 1000.0 + 10.5 * RESIGN_INTERVAL_S)
     an_hour = (times > 1000.0 + 9.5 * RESIGN_INTERVAL_S).sum(axis=1)
     assert set(an_hour.tolist()) <= {1, 2}
     assert an_hour.mean() == pytest.approx(1.5, abs=0.1)
 
 
-def test_who_was_there_before_publishes_first_at_a_random_moment(rng):
+def test_a_node_from_before_the_run_publishes_first_at_a_random_moment(rng):
     times = Publications(SETTINGS, rng).of(np.full(500, -np.inf), 1800.0)
     published = np.isfinite(times).any(axis=1)
     assert published.mean() == pytest.approx(0.5, abs=0.08)
@@ -160,7 +160,7 @@ def test_descriptors_are_signed_each_hour_of_a_session():
     assert signed_at(since, until).tolist() == [100.0, 7200.0, 3700.0]
 
 
-def test_a_call_to_a_stranger_takes_two_round_trips_and_one_to_an_acquaintance_one(rng):
+def test_a_call_to_an_unknown_node_takes_two_round_trips_and_to_a_known_one_one(rng):
     timing = CallTiming(LATENCY, SETTINGS, (1e9, 0.0), 60.0, (1.0, 1.0), rng)
     assert timing.answered(np.array([True, False])) == pytest.approx([0.1, 0.2])
     assert timing.silence(np.array([True, False])) == pytest.approx([0.3, 0.5])
@@ -171,7 +171,7 @@ def test_a_round_trip_is_forgotten_after_a_call_in_vain(rng):
     assert timing.silence(np.array([True, False])) == pytest.approx([0.5, 0.3])
 
 
-def test_the_longer_somebody_is_gone_the_likelier_somebody_called():
+def test_the_probability_of_a_call_grows_with_the_time_since_departure():
     walks = np.tile([NOW - 900.0, NOW - 300.0], (50, 1))
     seen = attention(walks=walks)
     shares = [seen.not_called_since(np.full(20, age)) for age in (10.0, 600.0, 3000.0)]

@@ -127,7 +127,7 @@ def test_with_k_contacts_hops_are_those_of_an_independent_monte_carlo(rng, k, co
 
 
 @pytest.mark.slow
-def test_a_lookup_finds_the_closest_and_nobody_who_is_gone(rng):
+def test_a_lookup_finds_the_closest_and_no_departed_node(rng):
     live, gone = random_ids(rng, 800), random_ids(rng, 200)
     settings = DhtSettings()
     targets, found = look_up_many(rng, live, gone, settings, 300)

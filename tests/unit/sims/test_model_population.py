@@ -41,7 +41,7 @@ def test_nodes_leave_at_the_rate_that_their_sessions_say():
     assert made.joins == pytest.approx(made.leaves, rel=0.02)
 
 
-def test_who_never_returns_is_replaced_under_another_id():
+def test_a_node_that_never_returns_is_replaced_under_another_id():
     made = population(off_s=None)
     before = made.ids.copy()
     made.advance(600.0)
@@ -73,7 +73,7 @@ def test_guests_are_remembered_like_all_others_and_no_guests_change_nothing():
     assert 7 not in made.sessions().ids
 
 
-def test_those_who_never_leave_are_always_there():
+def test_nodes_that_never_leave_are_always_on_line():
     made = population(always=7)
     made.advance(36_000.0)
     assert made.online[:7].all()

@@ -30,7 +30,7 @@ def test_the_nearest_hold_a_record_while_their_session_lasts():
     assert stored(stays, 10.0) == [1]
 
 
-def test_who_came_later_holds_nothing_until_it_is_stored_again():
+def test_a_later_node_holds_nothing_until_it_is_stored_again():
     stays = sessions((1, 20, np.inf), (2, 0, np.inf), (3, 0, np.inf))
     assert stored(stays, 10.0) == [2, 3]
     assert stored(stays, 10.0, 30.0) == [1, 2, 3]
@@ -40,7 +40,7 @@ def test_a_time_that_never_came_stores_nothing():
     assert stored(sessions((1, 0, np.inf), (2, 0, np.inf)), np.nan) == []
 
 
-def test_nobody_stores_with_those_whom_no_lookup_finds_nor_with_itself():
+def test_no_record_is_stored_at_nodes_that_no_lookup_finds_or_at_its_owner():
     stays = sessions((1, 0, np.inf), (2, 0, np.inf), (3, 0, np.inf))
     assert stored(stays, 10.0, unheard=np.array([True, False, False])) == [2, 3]
     owner = sessions((0, 0, np.inf), (1, 0, np.inf), (2, 0, np.inf))
@@ -72,7 +72,7 @@ def crawled(count=400, now=900.0, settings=None, hostile_share=0.0):
     return population, tables
 
 
-def test_clients_know_who_is_there_and_keep_who_left():
+def test_clients_know_the_nodes_on_line_and_keep_departed_ones():
     population, tables = crawled()
     table, live = tables.table(0, 900.0), population.live()
     assert np.isin(live, table).mean() > 0.7
@@ -80,7 +80,7 @@ def test_clients_know_who_is_there_and_keep_who_left():
     assert np.array_equal(table, np.unique(table))
 
 
-def test_paths_are_drawn_from_those_who_answered_the_last_crawl():
+def test_paths_are_drawn_from_nodes_that_answered_the_last_crawl():
     population, tables = crawled()
     eligible = tables.eligible(0, 900.0)
     table = tables.table(0, 900.0)
@@ -99,7 +99,7 @@ def test_an_adversary_that_gives_no_descriptor_is_known_but_not_chosen():
     assert len(tables.eligible(0, 900.0)) < 0.7 * len(tables.table(0, 900.0))
 
 
-def test_a_crawl_that_reaches_its_limit_finds_a_part_and_holds_nobody_for_silent():
+def test_a_crawl_that_reaches_its_limit_finds_a_part_and_marks_no_node_silent():
     _, tables = crawled(settings=DhtSettings(crawl_max_nodes=50))
     table = tables.table(0, 900.0)
     assert len(table) == pytest.approx(100, abs=30)

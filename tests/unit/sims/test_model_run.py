@@ -62,7 +62,7 @@ def test_lookups_find_what_is_there(measured):
     assert 1.5 < measured["lookup_hops"] < 2.5
 
 
-def test_tables_of_clients_miss_few_and_keep_many_who_left(measured):
+def test_tables_of_clients_miss_few_nodes_and_keep_many_departed_ones(measured):
     assert measured["mtt_coverage"] > 0.95
     assert 0.05 < measured["mtt_staleness"] < 0.4
     # Paths are drawn from who answered the last crawl, ten minutes ago at most.
@@ -85,7 +85,7 @@ def test_a_mass_failure_halves_the_overlay():
     assert online[-1] == pytest.approx(online[0] / 2, rel=0.15)
 
 
-def test_those_who_drop_requests_cost_time(measured):
+def test_nodes_that_drop_requests_cost_time(measured):
     hostile = replace(SCENARIO, adversary=Adversary(share=0.3, behaviours=("drop",)))
     dropped = means(run(hostile))
     assert dropped["lookup_latency_s"] > measured["lookup_latency_s"]

@@ -31,7 +31,7 @@ def test_it_ends_with_the_first_interval_as_good_as_before(well_again_s, recover
     assert said == [("recovery_s", recovery_s), ("recovered", 1.0)]
 
 
-def test_whoever_was_never_better_recovers_to_what_was():
+def test_an_overlay_that_was_never_better_recovers_to_its_former_state():
     assert measured(lambda now, n: n < 5) == [("recovery_s", 60.0), ("recovered", 1.0)]
 
 

@@ -106,7 +106,7 @@ def test_a_node_that_starts_joins_and_returns_without_the_bootstrap_peer():
     assert returning.sessions == 2
 
 
-def test_whoever_leaves_is_forgotten_at_once(monkeypatch):
+def test_a_node_that_leaves_is_freed_at_once(monkeypatch):
     """Parts of a core hold each other: hours of churn would leave more of them than nodes."""
     tables, switch_on = weakref.WeakSet(), Machine.switch_on
 
@@ -126,7 +126,7 @@ def test_whoever_leaves_is_forgotten_at_once(monkeypatch):
         gc.enable()
 
 
-def test_strangers_who_find_no_bootstrap_peer_are_counted_as_joins_that_failed():
+def test_new_nodes_that_find_no_bootstrap_peer_count_as_failed_joins():
     dies_at_s = 300.0
     outcome = run(
         scenario(

@@ -137,7 +137,7 @@ def test_hops_formula_gives_the_printed_values_and_is_somewhat_high():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("nodes", "k"), [(2, 1), (5, 1), (24, 1), (40, 3), (700, 5)])
-def test_greedy_hops_agree_with_walks_over_drawn_ids(nodes, k):
+def test_greedy_hops_agree_with_routes_over_drawn_ids(nodes, k):
     """The same by brute force: all ids are drawn, and buckets are filled from them."""
     rng = Random(f"{nodes} {k}")
     walked = [_hops_over_drawn_ids(nodes, k, rng) for _ in range(3000)]

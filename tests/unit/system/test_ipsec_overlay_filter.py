@@ -66,13 +66,13 @@ def test_overlay_addresses_answer_to_esp_and_control_alone(protocol, port, expec
     assert verdict(WALL, Hook.INPUT, packet)[0] is expected
 
 
-def test_the_control_ports_are_closed_to_everybody_outside_ipsec():
+def test_the_control_ports_are_closed_outside_of_ipsec():
     assert verdict(WALL, Hook.INPUT, Packet(OUTSIDE, "2a00:db8::1", protocol=17, port=6979))[0] is (
         Verdict.DROP
     )
 
 
-def test_a_host_that_forwarded_for_nobody_still_does_not():
+def test_a_host_that_did_not_forward_still_does_not():
     others = Packet(OUTSIDE, "2a00:db8:9::9")
     assert verdict(WALL, Hook.FORWARD, others)[0] is Verdict.DROP
     assert verdict(OPEN_WALL, Hook.FORWARD, others)[0] is Verdict.ACCEPT

@@ -54,7 +54,7 @@ def test_ethernet_padding_is_no_payload(tmp_path):
     assert found.payload == b"x"
 
 
-def test_arp_shows_who_asks_for_whom(tmp_path):
+def test_arp_shows_sender_and_target(tmp_path):
     (found,) = read(tmp_path, ETHER / ARP(psrc="192.0.2.1", pdst="192.0.2.9"))
     assert (found.protocol, found.source, found.destination) == (
         reading.ARP, "192.0.2.1", "192.0.2.9",

@@ -32,7 +32,7 @@ def test_a_datagram_that_is_cut_yields_the_whole_messages_alone(bodies, length):
 
 
 @given(st.binary(max_size=200))
-def test_garbage_ends_the_walk(data):
+def test_garbage_ends_the_iteration(data):
     for frame in frames(data):
         assert 0 <= frame.start < frame.body <= frame.end <= len(data)
 

@@ -132,7 +132,7 @@ def test_an_aggregate_of_many_kinds_loses_nothing_but_garbage():
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_doubtful_esp_of_a_link_under_attack_waits_among_the_strangers(host):
+def test_doubtful_esp_of_a_link_under_attack_waits_with_requests_without_a_cookie(host):
     def numbered(number):
         return MARKED + (number % 2**32).to_bytes(4, "big") + bytes(60)
 
