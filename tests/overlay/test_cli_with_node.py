@@ -250,6 +250,8 @@ def test_node_stops_says_what_stays_blocked_and_leaves_no_socket(tmp_path, end, 
         assert socket.exists()
         assert main(["path", "open", "192.0.2.7", "--config", str(configuration)]) == 0
         process.send_signal(signal.SIGHUP)  # no stop
+        # An answer shows that the node has handled it: a signal that follows would end it before.
+        assert main(["status", "--config", str(configuration)]) == 0
         capsys.readouterr()
         if isinstance(end, str):
             assert main([*end.split(), "--config", str(configuration)]) == 0
