@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sims.metrics import GROUPS, metric_of, needs_adversary
 from sims.studies.results.statistics import Estimate, t_estimate
@@ -27,6 +27,11 @@ class Difference:
     estimate: Estimate
 
     @property
+    def is_equal(self) -> bool:
+        """Whether both points have the same value with every seed."""
+        return self.estimate.n > 1 and self.estimate.mean == self.estimate.sd == 0
+
+    @property
     def shown(self) -> bool:
         """Whether the interval excludes 0."""
         low, high = self.estimate.low, self.estimate.high
@@ -39,6 +44,8 @@ class Difference:
         """The conclusion from the difference, as text for a report."""
         if self.estimate.n < 2:
             return "too few seeds to tell"
+        if self.is_equal:
+            return "equal with every seed"
         if not self.shown:
             return "no difference shown"
         return "higher" if self.estimate.mean > 0 else "lower"
@@ -69,7 +76,17 @@ def differences(points: Sequence[PointSummary]) -> Iterator[Difference]:
                 if run.seed in base and key in run.values and key in base[run.seed].values
             ]
             if pairs:
-                yield Difference(point.point.name, metric, t_estimate(pairs))
+                yield Difference(point.point.name, metric, _estimate(pairs))
+
+
+def _estimate(pairs: Sequence[float]) -> Estimate:
+    """Return the mean difference with its interval; equal values have no interval.
+
+    An interval of width 0 would claim certainty that a few equal seeds do not give.
+    """
+    if any(pairs):
+        return t_estimate(pairs)
+    return replace(t_estimate(pairs), low=math.nan, high=math.nan)
 
 
 def important_first(points: Sequence[PointSummary]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,14 +50,18 @@ class Reproduction:
 
 def setup(study: Study) -> SetupText:
     """Return a description of the simulation and the settings that differ from defaults."""
+    swept = {axis.setting: ", ".join(map(str, axis.values)) + " (sweep)" for axis in study.axes}
     rows = [
-        [ReportCell(name, code=True), ReportCell(value), ReportCell(default)]
-        for name, value, default in _differing(study.base)
+        [ReportCell(name, code=True), ReportCell(swept.get(name, value)), ReportCell(default)]
+        for name, value, default in _differing(study.base, swept)
     ]
     changed = table(
         "Settings that differ from their defaults", ["setting", "value", "default"], rows
     )
-    return SetupText(list(_sentences(study.base)), study.axes, changed)
+    sentences = list(_sentences(study.points[0].scenario))
+    if len(study.points) > 1:
+        sentences.append(f"This is the first of {len(study.points)} points.")
+    return SetupText(sentences, study.axes, changed)
 
 
 def _sentences(scenario: Scenario) -> Iterator[str]:
@@ -101,10 +105,12 @@ def _sentences(scenario: Scenario) -> Iterator[str]:
         )
 
 
-def _differing(scenario: Scenario) -> Iterator[tuple[str, str, str]]:
+def _differing(scenario: Scenario, swept: Collection[str]) -> Iterator[tuple[str, str, str]]:
     defaults = dict(_flat(plain_of(Scenario())))
     for name, value in _flat(plain_of(scenario)):
-        if name not in ("name", "question", "expectations") and value != defaults.get(name):
+        if name in ("name", "question", "expectations"):
+            continue
+        if value != defaults.get(name) or name in swept:
             yield name, value, defaults.get(name, "")
 
 

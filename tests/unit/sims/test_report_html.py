@@ -33,6 +33,11 @@ def test_sections_tables_and_links_of_a_report(tmp_path, monkeypatch):
     assert texts(report, ".//p[@class='question']") == [TABLES["question"]]
     links = [each.get("href") for each in report.iterfind(".//nav//a")]
     assert links == [f"#{each.get('id')}" for each in report.iterfind(".//section")]
+    described = " ".join(texts(report, ".//section[@id='setup']/p"))
+    assert described.startswith("100 nodes run")
+    assert "This is the first of 2 points." in described
+    changed = texts(report, ".//section[@id='setup']//table/tbody/tr")
+    assert any(row.startswith("nodes 100, 200 (sweep)") for row in changed), changed
     verdicts = report.find(".//section[@id='verdict']//table")
     assert texts(verdicts, "./thead/tr/th") == [
         "point", "expected", "got", "95 % CI", "seeds", "verdict",

@@ -277,6 +277,9 @@ def test_points_are_compared_seed_by_seed():
     assert (slower.words, slower.shown, slower.estimate.n) == ("higher", True, 3)
     (same,) = differences([base, summary_of("b", 1.1, 4.9, 9.0)])
     assert same.words == same.plain()["verdict"] == "no difference shown"
+    (equal,) = differences([base, summary_of("b", 1.0, 5.0, 9.0)])
+    assert (equal.words, equal.shown) == ("equal with every seed", False)
+    assert equal.plain()["ci95_low"] is None, "equal seeds do not make an interval of width 0"
     (one,) = differences([base, summary_of("b", 1.1)])
     assert one.words == "too few seeds to tell"
 
