@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import overlay
 from overlay.cli.commands import add_commands
+from overlay.cli.hinting_parser import HintingParser
 from overlay.config.load import section_type
 from overlay.logs import LEVELS
 from overlay.settings import declared
@@ -46,7 +47,7 @@ def parser(argv: Sequence[str] | None = None) -> argparse.ArgumentParser:
         argv: the words that the caller will parse, ``sys.argv[1:]`` by default. Commands of other
             packages are loaded only if these words do not begin with a built-in command.
     """
-    top = argparse.ArgumentParser(
+    top: argparse.ArgumentParser = HintingParser(
         prog="overlay",
         description="Carry IP packets through anonymous circuits of nested IPsec tunnels.",
         allow_abbrev=False,

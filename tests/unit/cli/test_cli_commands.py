@@ -160,6 +160,21 @@ def test_wrong_usage_is_told_with_status_2(overlay, arguments):
     assert err.startswith("usage: overlay")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["statsu"], "status"),
+        (["path", "opne", "203.0.113.10"], "open"),
+        (["up", "--log-level", "warn"], "warning"),
+        (["sim", "chrun"], "churn"),
+    ],
+)
+def test_a_mistyped_word_of_a_list_gets_a_suggestion(overlay, arguments, meant):
+    status, _, err = overlay(*arguments)
+    assert status == 2
+    assert err.rstrip().endswith(f"; did you mean {meant}?")
+
+
 def test_help_and_version_are_no_mistakes(overlay):
     assert overlay("--help")[0] == 0
     assert overlay("--version")[1].startswith("overlay 0.")
