@@ -1,4 +1,4 @@
-"""Questions that a stranger asks a host, and what the host answered."""
+"""Send questions to a host from another host, and return its answers."""
 
 import contextlib
 import json
@@ -88,7 +88,7 @@ def key_of(packet):
 
 
 class Asker:
-    """A stranger at a host of the laboratory, with a packet socket on its cable."""
+    """Another host at the cable of a host of the laboratory, with a packet socket."""
 
     def __init__(self, host, hardware, own, asked):
         """``hardware`` leads to the asked host; ``own`` and ``asked`` are IPv4, then IPv6."""

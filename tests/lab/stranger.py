@@ -1,4 +1,4 @@
-"""A stranger on the cable of a host: all kinds of packets, and what the host makes of them."""
+"""Send all kinds of packets to a host from its cable, and record its reactions."""
 
 import socket
 import time

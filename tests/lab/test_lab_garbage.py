@@ -30,7 +30,7 @@ CONTENT = bytes(range(256)) * 4000
 def scene(tmp_path_factory):
     """A relay, an exit, and alice with a path of two hops to a web server, over IPv6.
 
-    Carol is a newcomer that has not started.
+    Carol is a new node that has not started.
     """
     directory = tmp_path_factory.mktemp("garbage")
     with Underlay() as underlay:

@@ -1,4 +1,4 @@
-"""A stranger that sends all kinds of packets cannot tell a protected host from others."""
+"""Another host cannot distinguish a host with a path from others by any kind of packet."""
 
 import contextlib
 import itertools

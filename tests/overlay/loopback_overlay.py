@@ -36,7 +36,7 @@ class FakeTun:
         self._send.send_nowait([packet])
 
     def remove(self):
-        """Somebody deletes the device."""
+        """Behave as if another program deleted the device."""
         self._send.close()
 
     async def read_batch(self):

@@ -47,7 +47,7 @@ def test_a_circuit_that_carries_nothing_but_keepalives_lasts_past_every_timer(wo
 
 @pytest.mark.slow
 def test_an_initiation_repeated_from_elsewhere_does_not_end_the_link(world):
-    """Whoever sits on the path can hold back a rekeying's first message and send it himself."""
+    """An attacker on the path can delay a rekeying's first message and send it itself."""
     alice = world.all[1]
     path = open_path(world, alice)
     before = path.circuit

@@ -1,4 +1,4 @@
-"""Strangers at one address against whole nodes: how the cores' shares and budget are wired."""
+"""Flood whole nodes from one address: the shares and the budget of the cores are connected."""
 
 from dataclasses import replace
 from itertools import count

@@ -92,7 +92,7 @@ def test_contact_round_trip(contact):
 
 
 class Steps:
-    """What a table must hold if nothing limits it: everybody seen and not removed."""
+    """The content of a table without limits: all nodes that were seen and not removed."""
 
     def __init__(self, own):
         settings = DhtSettings(k=3, bucket_prefix_limit=64, table_prefix_limit=1000)

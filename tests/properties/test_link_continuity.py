@@ -165,7 +165,7 @@ class OurEngine(UserspaceEngine):
 
 
 class Circuits:
-    """Circuits keep the link busy, so that nobody closes it."""
+    """Circuits keep the link busy, so that no node closes it."""
 
     def uses_link(self, address: bytes) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""Replies to strangers that have not proved their address."""
+"""Replies to senders that have not proved their address."""
 
 import pytest
 

@@ -54,7 +54,7 @@ def test_no_group_of_ipv4_is_one_of_ipv6() -> None:
 
 
 def filled(shares: Shares[int], hosts: list[str]) -> int:
-    """Ask for places in turn until nobody gets one; return how many were had."""
+    """Ask for places in turn until none gets one; return the number of places."""
     before = len(shares)
     while True:
         served = len(shares)

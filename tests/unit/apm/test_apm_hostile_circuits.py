@@ -50,7 +50,7 @@ def test_exit_cannot_find_the_source_by_the_spis_of_its_hop(direction: str) -> N
 
 
 def test_link_spis_that_observers_see_can_be_taken_by_a_circuit() -> None:
-    """Else a stranger could learn by asking that an SPI on the wire belongs to this node."""
+    """Otherwise another node could find out by a request that this node owns an SPI on the wire."""
     alice, mallory = Actor(1), Actor(3)
     introduce(alice, mallory)
     link_spi = alice.spis.allocate()

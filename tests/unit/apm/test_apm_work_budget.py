@@ -1,4 +1,4 @@
-"""CPU time for strangers: onions and offers of new keys wait for the some time."""
+"""CPU time for unauthenticated senders: onions and offers of new keys wait for the some time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The watch over one circuit: when it asks, whom, and when it gives up."""
+"""The watch over one circuit: when it asks which hop, and when the circuit is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An eclipse as somebody would mount it: keys searched until they surround one node.
+"""An eclipse attack with keys that are searched until they surround one node.
 
 Mallory's nodes speak the protocol, answer every question about their neighbourhood with each
 other, take every record and return none.

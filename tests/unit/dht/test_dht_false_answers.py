@@ -39,7 +39,7 @@ from overlay.work_budget import Work, WorkBudget
 
 
 class Liar:
-    """A stranger that answers with valid signatures and whatever bodies ``lie`` makes up."""
+    """A node that answers with valid signatures and the bodies that ``lie`` makes up."""
 
     def __init__(self, network, number, lie):
         self.identity = make_identity(number)
@@ -80,7 +80,7 @@ def forbidden_neighbours(rng):
 
 
 class RawContacts:
-    """A CONTACTS body of the liar's own making."""
+    """A CONTACTS body with false contents."""
 
     kind = MessageKind.CONTACTS
 
@@ -145,7 +145,7 @@ def test_private_addresses_in_false_answers_are_never_contacted():
 
 
 class Stranger:
-    """Somebody outside the overlay who speaks its protocol, one request at a time."""
+    """A sender outside of the overlay that uses its protocol, one request at a time."""
 
     def __init__(self, network, number):
         self.network = network

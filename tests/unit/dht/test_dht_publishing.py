@@ -16,14 +16,14 @@ IDENTITY = make_identity(1)
 
 
 class Alone:
-    """A publisher that finds nobody, and the pauses that it takes."""
+    """A publisher that finds no nodes, and its pauses."""
 
     def __init__(self):
         self.schedule = Schedule()
         self.publisher = Publisher(
             SETTINGS,
             Random(1),
-            calls=SimpleNamespace(),  # nobody is found, so nobody is called
+            calls=SimpleNamespace(),  # no node is found, so none is called
             schedule=self.schedule,
             membership=SimpleNamespace(),
         )

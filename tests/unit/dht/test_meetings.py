@@ -58,7 +58,7 @@ def test_a_place_remembers_a_bounded_number(clock):
         clock.run(clock.now + 0.1)
         host = f"80.{number // 250}.{number % 250}.1"
         place.meet(Meet(SECOND.node_id, b"x"), asker(103, host=host))
-    # The oldest are forgotten first; a newcomer finds room.
+    # The oldest are removed first, so a new node finds room.
     place.meet(Meet(SECOND.node_id, b"one"), FIRST)
     assert place.meet(Meet(FIRST.node_id, b""), SECOND).sealed == b"one"
 

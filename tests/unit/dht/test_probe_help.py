@@ -1,4 +1,4 @@
-"""A node's help with others' reachability tests is no tool against anybody."""
+"""A node's help with reachability tests cannot be used against other hosts."""
 
 from collections import Counter
 

@@ -185,7 +185,7 @@ class Circuit:
     def carry(
         self, at: Host, datagrams: list[tuple[bytes, Endpoint]], now: float = NOW
     ) -> tuple[Host, Processed]:
-        """Follow datagrams from host to host until somebody keeps what they carry."""
+        """Follow datagrams from host to host until a host keeps their packets."""
         for _ in range(len(self.hosts) + 1):
             to = next(h for h in self.hosts if underlay(h.index) == datagrams[0][1])
             result = to.engine.process_inbound(

@@ -135,7 +135,7 @@ def test_an_observer_gets_no_more_bytes_than_it_sends():
 
 @pytest.mark.parametrize("invented", [1, 3])
 def test_invented_cookies_do_not_keep_the_genuine_one_out(invented):
-    """Whoever sees an initiation can seal a cookie reply for it."""
+    """An observer of an initiation can encrypt a cookie reply for it."""
     alice, filler = Host(1), Host(3)
     bob = Host(2, LinkSettings(max_unproved_half_open=1))
     filler.links.connect(bob.peer, NOW)

@@ -24,7 +24,7 @@ def test_links_beyond_the_limit_fail_with_limit():
     lab = Lab(alice, *others)
     others[0].links.connect(alice.peer, NOW)
     lab.settle(NOW)
-    others[1].links.connect(alice.peer, NOW)  # a stranger too many
+    others[1].links.connect(alice.peer, NOW)  # one peer too many
     lab.settle(NOW)
     assert len(alice.links) == 1
     assert alice.links.drops()[LinkDrop.LIMIT] == 1

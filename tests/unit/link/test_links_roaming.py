@@ -1,4 +1,4 @@
-"""A link follows its peer whose address changes, after a round trip, and nobody else."""
+"""A link follows a peer with a new address after a round trip, and no other sender."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Host:
 
 
 class Network:
-    """Sockets that nobody uses."""
+    """Sockets that are not used."""
 
     def send_batch(self, batch):
         raise AssertionError

@@ -73,7 +73,7 @@ def test_reviews_that_fail_withdraw_as_probes_that_are_lost_do():
 
 
 def test_a_full_table_of_connections_ends_no_circuit():
-    """Strangers can fill it, and the connections of circuits go on in it."""
+    """Other hosts can fill it, and the connections of circuits go on in it."""
     wall = Wall()
     wall.not_forwarded = lambda pool: ExitProblem(pool.version, TRACKING_FULL, "full", "enlarge it")
     role = ExitRole(wall, POOLS, None, write=lambda _: None, examine=lambda _: [])

@@ -37,7 +37,7 @@ class Filter:
 
 
 class Ownership:
-    """Rights that nobody holds, but for those in ``taken``."""
+    """Locks that no process holds, except those in ``taken``."""
 
     taken: frozenset[str] = frozenset()
 

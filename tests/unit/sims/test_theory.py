@@ -1,4 +1,4 @@
-"""Closed forms against the printed check values, and against points that nobody printed."""
+"""Compare closed forms with printed check values, and with points that were not printed."""
 
 import math
 from random import Random

@@ -1,4 +1,4 @@
-"""A very small engine: sessions and lookups of nobody, but with every part of the contract."""
+"""A very small engine with random sessions and lookups, and every part of the contract."""
 
 import hashlib
 import os
