@@ -10,7 +10,9 @@ import pytest
 
 from overlay.dht.settings import DhtSettings
 from overlay.errors import ConfigurationError
+from overlay.plugins import load_plugin
 from sims.scenario.scenario import Adversary, Churn, Scenario
+from sims.scenario.sections import ATTACKS
 from sims.world.engine.streams import Streams
 from sims.world.latency import Uniform
 from sims.world.participants.carriers import ValueCarrier
@@ -158,3 +160,10 @@ def test_a_population_of_the_smallest_protocol_is_enough_for_a_world():
     machine = world.add()
     world.start(machine)
     assert machine.descriptor.exit_policy is not None
+
+
+@pytest.mark.parametrize("names", [("replay", "forge", "lie"), ("sybil", "eclipse")])
+def test_attacks_act_in_an_order_that_the_names_in_a_scenario_do_not_change(names):
+    """Digests depend on it: which false reply is given, and which machines are added first."""
+    orders = [load_plugin(ATTACKS, name).order for name in names]
+    assert orders == sorted(set(orders))
