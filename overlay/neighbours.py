@@ -195,6 +195,11 @@ class Neighbours:
         used = (each.last_used for each in counters if each is not None and each.packets)
         return max((when for when in used if when is not None), default=None)
 
+    def endpoint_of(self, address: OverlayAddress) -> Endpoint | None:
+        """Return the present endpoint of a neighbour, None if there is no link to it."""
+        neighbour = self._neighbours.get(address)
+        return neighbour.endpoint if neighbour is not None else None
+
     def ready(self, packets: Sequence[bytes]) -> list[bytes]:
         """Return the control packets that circuits can process now.
 

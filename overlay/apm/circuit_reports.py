@@ -33,4 +33,5 @@ def circuit_report(circuit: SourceCircuit, primary: int | None) -> CircuitReport
                 inner_addresses=circuit.inner_addresses,
                 rtt_s=circuit.watch.rtt_s,
                 opened_at=circuit.opened_at,
+                packet_bytes=circuit.size.proved_bytes if circuit.size is not None else None,
             )

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from overlay.addresses import CircuitAddress, IpNetwork, OverlayAddress
+from overlay.apm.circuit_size_search import CircuitSizeSearch
 from overlay.apm.circuits import ExitIpsecInfo, OnionSas, RelayIpsecInfo, SourceIpsecInfo
 from overlay.apm.inner_addresses import InnerAddresses
 from overlay.apm.keepalive import CircuitWatch
@@ -64,7 +65,10 @@ class PendingCircuit:
 
 @dataclass(frozen=True, slots=True)
 class OpenCircuit:
-    """An own circuit that carries packets; times in Unix seconds."""
+    """An own circuit that carries packets; times in Unix seconds.
+
+    ``size`` is None if every circuit carries all packets that programs may send.
+    """
 
     number: int
     path: MixPath
@@ -76,6 +80,7 @@ class OpenCircuit:
     expires_at: float
     watch: CircuitWatch
     ticket: bytes
+    size: CircuitSizeSearch | None = None
 
 
 @dataclass(frozen=True, slots=True)

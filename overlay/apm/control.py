@@ -1,6 +1,7 @@
 """Encode and parse circuit control messages, which source and hops exchange in onion SAs.
 
-Every message has 64 bytes, so that all ESP packets with such messages have the same size::
+Every message has 64 bytes, so that all ESP packets with such messages have the same size. The
+last two may be padded to up to 1,252 bytes (docs/decisions/0054)::
 
     version (1) | kind (1) | body | zeros
 
@@ -17,6 +18,8 @@ kind   name             body
 8      REKEY SWITCH     generation (4) | tag (16)
 9      REKEY SWITCHED   generation (4) | tag (16)
 10     MOVE             ticket (16)
+11     SIZE PROBE       echo (8) | is proved (1), padded to the size in question
+12     SIZE PROBED      echo (8), as in the SIZE PROBE, padded to the same size
 =====  ===============  =======================================================
 """
 
@@ -31,6 +34,7 @@ from overlay.apm.inner_addresses import InnerAddresses
 from overlay.apm.layer import IpVersions
 from overlay.errors import Malformed
 from overlay.ipsec.interface import MIN_SPI, Spi
+from overlay.packet_sizes import INNER_MTU
 from overlay.wire import ByteReader
 
 __all__ = [
@@ -38,6 +42,8 @@ __all__ = [
     "CONTROL_PORT",
     "CONTROL_VERSION",
     "ECHO_BYTES",
+    "MAX_PROBE_BYTES",
+    "PROBE_HEADER_BYTES",
     "SHARE_BYTES",
     "TAG_BYTES",
     "TICKET_BYTES",
@@ -52,6 +58,8 @@ __all__ = [
     "RekeyOffer",
     "RekeySwitch",
     "RekeySwitched",
+    "SizeProbe",
+    "SizeProbed",
     "Teardown",
     "TeardownReason",
     "encode_control",
@@ -63,6 +71,12 @@ CONTROL_PORT: Final = 6979
 """UDP port of circuit control at both ends, inside the onion SAs. The number is arbitrary."""
 
 ECHO_BYTES: Final = 8
+
+PROBE_HEADER_BYTES: Final = 48
+"""Bytes of the IPv6 and UDP headers of a control message inside its onion SA."""
+
+MAX_PROBE_BYTES: Final = INNER_MTU - PROBE_HEADER_BYTES
+"""Largest SIZE PROBE; with its headers it is as large as the largest packet of a program."""
 
 SHARE_BYTES: Final = 32
 """An X25519 public key (RFC 7748)."""
@@ -76,6 +90,8 @@ CONTROL_VERSION: Final = 2
 _CONFIRM, _REFUSE, _PING, _PONG, _TEARDOWN = range(1, 6)
 _REKEY_OFFER, _REKEY_ANSWER, _REKEY_SWITCH, _REKEY_SWITCHED = range(6, 10)
 _MOVE: Final = 10
+_SIZE_PROBE, _SIZE_PROBED = 11, 12
+_PADDED: Final = (_SIZE_PROBE, _SIZE_PROBED)
 
 
 class RefuseReason(enum.Enum):
@@ -202,6 +218,33 @@ class Move:
     ticket: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class SizeProbe:
+    """From the source to its exit: does a packet of this size pass in both directions?
+
+    ``size`` is that of the message in bytes, from ``CONTROL_BYTES`` to ``MAX_PROBE_BYTES``. If
+    ``is_proved``, the source has an answer of this size already, so the exit may send packets as
+    large as this one. If not, the exit must not.
+    """
+
+    echo: bytes
+    is_proved: bool
+    size: int
+
+    @property
+    def packet_bytes(self) -> int:
+        """The size of the whole IPv6 packet inside the onion SA."""
+        return self.size + PROBE_HEADER_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class SizeProbed:
+    """The answer to a SIZE PROBE, with the same size, so that it cannot amplify anything."""
+
+    echo: bytes
+    size: int
+
+
 ControlMessage = (
     Confirm
     | Move
@@ -213,11 +256,14 @@ ControlMessage = (
     | RekeyAnswer
     | RekeySwitch
     | RekeySwitched
+    | SizeProbe
+    | SizeProbed
 )
 
 
 def encode_control(message: ControlMessage) -> bytes:
-    """Return the 64 bytes of a message."""
+    """Return the 64 bytes of a message, or as many as a SIZE PROBE or SIZE PROBED says."""
+    size = CONTROL_BYTES
     match message:
         case Confirm(inner_addresses, ticket):
             kind, body = _CONFIRM, _encode_inner(inner_addresses) + ticket
@@ -240,7 +286,11 @@ def encode_control(message: ControlMessage) -> bytes:
             kind, body = _REKEY_SWITCH, _encode_rekey(generation) + tag
         case RekeySwitched(generation, tag):
             kind, body = _REKEY_SWITCHED, _encode_rekey(generation) + tag
-    return (bytes((CONTROL_VERSION, kind)) + body).ljust(CONTROL_BYTES, b"\0")
+        case SizeProbe(echo, is_proved, size):
+            kind, body = _SIZE_PROBE, echo + bytes((is_proved,))
+        case SizeProbed(echo, size):
+            kind, body = _SIZE_PROBED, echo
+    return (bytes((CONTROL_VERSION, kind)) + body).ljust(size, b"\0")
 
 
 def _encode_rekey(*numbers: int) -> bytes:
@@ -261,18 +311,21 @@ def parse_control(data: bytes) -> ControlMessage:
     Raises:
         Malformed: the bytes are not the one valid encoding of a message.
     """
-    if len(data) != CONTROL_BYTES:
-        raise Malformed("a circuit control message has one size")
+    if not CONTROL_BYTES <= len(data) <= MAX_PROBE_BYTES:
+        raise Malformed("a circuit control message is too short or too long")
     reader = ByteReader(data)
     if reader.u8() != CONTROL_VERSION:
         raise Malformed("circuit control of an unknown version")
-    message = _parse_body(reader.u8(), reader)
+    kind = reader.u8()
+    if len(data) != CONTROL_BYTES and kind not in _PADDED:
+        raise Malformed("a circuit control message of this kind has one size")
+    message = _parse_body(kind, reader, len(data))
     if any(reader.take(reader.remaining)):
         raise Malformed("a circuit control message is padded with zeros")
     return message
 
 
-def _parse_body(kind: int, reader: ByteReader) -> ControlMessage:
+def _parse_body(kind: int, reader: ByteReader, size: int) -> ControlMessage:
     try:
         if kind == _CONFIRM:
             return Confirm(_parse_inner(reader), reader.take(TICKET_BYTES))
@@ -286,11 +339,22 @@ def _parse_body(kind: int, reader: ByteReader) -> ControlMessage:
             return CircuitPong(reader.take(ECHO_BYTES))
         if kind == _TEARDOWN:
             return Teardown(TeardownReason(reader.u8()))
+        if kind == _SIZE_PROBE:
+            return SizeProbe(reader.take(ECHO_BYTES), _parse_flag(reader), size)
+        if kind == _SIZE_PROBED:
+            return SizeProbed(reader.take(ECHO_BYTES), size)
         if _REKEY_OFFER <= kind <= _REKEY_SWITCHED:
             return _parse_rekey(kind, reader)
     except ValueError as error:
         raise Malformed("circuit control with an unknown value") from error
     raise Malformed("circuit control of an unknown kind")
+
+
+def _parse_flag(reader: ByteReader) -> bool:
+    flag = reader.u8()
+    if flag > 1:
+        raise Malformed("a flag is 0 or 1")
+    return bool(flag)
 
 
 def _parse_rekey(kind: int, reader: ByteReader) -> ControlMessage:

@@ -22,10 +22,12 @@ __all__ = [
     "CircuitMoved",
     "CircuitOpened",
     "CircuitReport",
+    "CircuitSized",
     "CircuitStandsBy",
     "CircuitState",
     "ExitCircuitClosed",
     "ExitCircuitOpened",
+    "ExitCircuitSized",
     "LinkSilent",
     "LinkWanted",
     "RelayReport",
@@ -139,6 +141,16 @@ class CircuitMoved:
 
 
 @dataclass(frozen=True, slots=True)
+class CircuitSized:
+    """It was confirmed or refuted that an own circuit carries large packets.
+
+    :class:`CircuitReport` has the size.
+    """
+
+    circuit: int
+
+
+@dataclass(frozen=True, slots=True)
 class ExitCircuitOpened:
     """This node is the exit of a circuit and forwards packets from these inner addresses."""
 
@@ -155,6 +167,17 @@ class ExitCircuitClosed:
     inner_addresses: InnerAddresses
 
 
+@dataclass(frozen=True, slots=True)
+class ExitCircuitSized:
+    """The circuit with these inner addresses carries answers of up to ``packet_bytes`` bytes.
+
+    With 0, only the usual size is known to pass.
+    """
+
+    inner_addresses: InnerAddresses
+    packet_bytes: int
+
+
 CircuitEvent = (
     CircuitOpened | CircuitFailed | CircuitLost | CircuitClosed | CircuitMoved | CircuitStandsBy
 )
@@ -169,8 +192,10 @@ ApmEvent = (
     | CircuitLost
     | CircuitMoved
     | CircuitStandsBy
+    | CircuitSized
     | ExitCircuitOpened
     | ExitCircuitClosed
+    | ExitCircuitSized
 )
 
 
@@ -179,7 +204,8 @@ class CircuitReport:
     """One own circuit, for the user. It must not be logged, because it reveals the path.
 
     ``opened_at`` is in Unix seconds. ``rtt_s`` is the smoothed round-trip time to the exit in
-    seconds. Both are None as long as they are unknown.
+    seconds. ``packet_bytes`` is the size of inner packets that was proved to pass in both
+    directions. All three are None as long as they are unknown.
     """
 
     number: int
@@ -189,6 +215,7 @@ class CircuitReport:
     inner_addresses: InnerAddresses | None = None
     rtt_s: float | None = None
     opened_at: float | None = None
+    packet_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

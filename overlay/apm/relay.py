@@ -18,7 +18,9 @@ from random import Random
 
 from overlay.addresses import CircuitAddress, OverlayAddress
 from overlay.apm.admission import Admission
+from overlay.apm.answer_sizes import AnswerSizes
 from overlay.apm.carrier import OnionCarrier
+from overlay.apm.circuit_holdings import holdings_of_hop
 from overlay.apm.circuit_table import (
     CircuitTable,
     ExitCircuit,
@@ -39,6 +41,8 @@ from overlay.apm.control import (
     RefuseReason,
     RekeyOffer,
     RekeySwitch,
+    SizeProbe,
+    SizeProbed,
     Teardown,
     TeardownReason,
 )
@@ -96,6 +100,7 @@ class RelayCircuits:
         self._rekeying = HopRekeying(switchboard, connections, rng)
         self._usage = CircuitUsage(switchboard.backend)
         self._moves = LentMoves(switchboard, connections, self._close)
+        self._answer_sizes = AnswerSizes(switchboard.emit)
 
     # --- onions ---
 
@@ -267,7 +272,7 @@ class RelayCircuits:
         if not self._enforce(circuit.number):
             self._refuse(previous, link, sas, RefuseReason.FAILED, now)
             self._remove(circuit.number)
-            self._board.release(dataclasses.replace(_holdings(circuit), configuration=None))
+            self._board.release(dataclasses.replace(holdings_of_hop(circuit), configuration=None))
             return
         self._board.emit(ExitCircuitOpened(inner))
         self._confirm(circuit, now)
@@ -301,7 +306,7 @@ class RelayCircuits:
         self._timers.cancel(held.number)
         self._remove(held.number)
         self._refuse(held.previous, self._link_of(held.previous), held.sas, reason, now)
-        self._board.release(_holdings(held))
+        self._board.release(holdings_of_hop(held))
 
     # --- messages of sources ---
 
@@ -314,6 +319,10 @@ class RelayCircuits:
             case CircuitPing(echo), RelayedCircuit() | ExitCircuit():
                 self._board.send([control_packet(self._board.own, near, CircuitPong(echo))])
                 self._source_spoke(circuit, now)
+            case SizeProbe(echo, _, size), ExitCircuit():
+                self._board.send([control_packet(self._board.own, near, SizeProbed(echo, size))])
+                self._source_spoke(circuit, now)
+                self._answer_sizes.heard(circuit, message, now)
             case RekeyOffer() | RekeySwitch(), RelayedCircuit() | ExitCircuit():
                 self._rekeying.receive(circuit, message, now)
             case Move(ticket), ExitCircuit():
@@ -334,6 +343,7 @@ class RelayCircuits:
         """Move the inner addresses of a ticket to this circuit, and confirm its addresses."""
         moved = self._moves.move(self._present(circuit.number), ticket, now)
         if moved is not None:
+            self._answer_sizes.moved(moved)
             self._send_confirm(moved)
 
     def _present(self, number: int) -> ExitCircuit:
@@ -350,12 +360,15 @@ class RelayCircuits:
             self._timers.next_deadline(),
             self._rekeying.next_deadline(),
             self._moves.next_deadline(),
+            self._answer_sizes.next_deadline(),
         )
 
     def handle_deadline(self, now: float) -> None:
         """Refuse circuits that waited too long; end those that are unused, idle or expired."""
         self._rekeying.handle_deadline(now)
         self._moves.handle_deadline(now)
+        while (number := self._answer_sizes.pop_due(now)) is not None:
+            self._answer_sizes.expire(self._present(number))
         while (number := self._timers.pop_due(now)) is not None:
             circuit = self._connections.hop(number)
             if isinstance(circuit, HeldCircuit):
@@ -434,17 +447,17 @@ class RelayCircuits:
         packets = []
         if message is not None:
             packets.append(control_packet(self._board.own, circuit.sas.near, message))
-        holdings = _holdings(circuit).with_retired(retired)
+        holdings = holdings_of_hop(circuit).with_retired(retired)
         self._board.begin_closing(holdings, packets, now, circuit.previous)
 
     def _forget(self, circuit: HopCircuit) -> None:
         """End a circuit at once, without a message to its source."""
         retired = self._drop(circuit)
-        self._board.release(_holdings(circuit).with_retired(retired))
+        self._board.release(holdings_of_hop(circuit).with_retired(retired))
 
     def _cut_off(self, circuit: HopCircuit, now: float) -> None:
         """End a circuit whose source cannot be reached; it may claim its inner addresses."""
-        holdings = _holdings(circuit).with_retired(self._drop(circuit))
+        holdings = holdings_of_hop(circuit).with_retired(self._drop(circuit))
         if isinstance(circuit, ExitCircuit) and circuit.confirmed:
             self._moves.keep(circuit, now)
             holdings = dataclasses.replace(holdings, inner_addresses=None)
@@ -455,6 +468,7 @@ class RelayCircuits:
         self._timers.cancel(circuit.number)
         self._waits_no_more(circuit.number)
         self._usage.forget(circuit.number)
+        self._answer_sizes.forget(circuit.number)
         return self._rekeying.end(circuit.number)
 
     def _remove(self, number: int) -> None:
@@ -483,18 +497,3 @@ class RelayCircuits:
     def exchanges(self) -> int:
         """Return the number of circuits with a rekey exchange or with retired SAs."""
         return len(self._rekeying)
-
-
-def _holdings(circuit: HopCircuit) -> Holdings:
-    match circuit:
-        case HeldCircuit():
-            return Holdings(links=(circuit.previous, circuit.next_hop))
-        case RelayedCircuit():
-            links = (circuit.previous, circuit.next_hop)
-            return Holdings(ipsec_translator(circuit.ipsec), links=links)
-        case ExitCircuit():
-            return Holdings(
-                ipsec_translator(circuit.ipsec),
-                links=(circuit.previous,),
-                inner_addresses=circuit.ipsec.inner_addresses,
-            )

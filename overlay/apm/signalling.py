@@ -61,6 +61,7 @@ class SignallingManager:
         relay: bool,
         budget: WorkBudget | None = None,
         inner_in_use: Callable[[bytes], bool] = lambda _: False,
+        probed_packet_bytes: int | None = None,
     ) -> None:
         """Build the two sides.
 
@@ -74,13 +75,15 @@ class SignallingManager:
             relay: whether this node relays circuits.
             budget: CPU time for expensive work for other nodes; a new one by default.
             inner_in_use: tells whether this host's networks use an address that an exit lent.
+            probed_packet_bytes: size in bytes of inner packets for which own circuits are probed;
+                None if they are not probed.
         """
         own = identity.overlay_address
         self._board = Switchboard(own, backend, spis, settings, inner_addresses, budget)
         self._connections = CircuitTable()
         self._carrier = OnionCarrier(settings, rng, self._board.groups)
         self._source = SourceCircuits(
-            self._board, self._connections, self._carrier, rng, inner_in_use
+            self._board, self._connections, self._carrier, rng, inner_in_use, probed_packet_bytes
         )
         self._relay = RelayCircuits(
             self._board,

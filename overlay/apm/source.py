@@ -18,6 +18,7 @@ from typing import Final
 
 from overlay.addresses import IpNetwork, OverlayAddress
 from overlay.apm.carrier import OnionCarrier
+from overlay.apm.circuit_holdings import holdings_of_source
 from overlay.apm.circuit_reports import circuit_report
 from overlay.apm.circuit_table import (
     CircuitTable,
@@ -35,6 +36,7 @@ from overlay.apm.control import (
     RefuseReason,
     RekeyAnswer,
     RekeySwitched,
+    SizeProbed,
     Teardown,
     TeardownReason,
 )
@@ -62,8 +64,9 @@ from overlay.apm.layer import IpVersions
 from overlay.apm.onion import construct_onion
 from overlay.apm.plan import CircuitPlan, allocate_spis, check_path, link_peer_of, plan_circuit
 from overlay.apm.rekey_source import SourceRekeying
+from overlay.apm.source_sizes import SourceSizes
 from overlay.apm.standby import Standbys
-from overlay.apm.switchboard import Holdings, Switchboard
+from overlay.apm.switchboard import Switchboard
 from overlay.apm.takeover import Takeover, hops_to_tell, to_hop
 from overlay.apm.timers import Timers
 from overlay.apm.translator import ipsec_translator, translate_inner
@@ -102,8 +105,10 @@ class SourceCircuits:
         carrier: OnionCarrier,
         rng: Random,
         inner_in_use: Callable[[bytes], bool],
+        probed_packet_bytes: int | None = None,
     ) -> None:
         self._inner_in_use = inner_in_use
+        self._sizes = SourceSizes(switchboard, rng, probed_packet_bytes)
         self._board = switchboard
         self._connections = connections
         self._carrier = carrier
@@ -223,6 +228,9 @@ class SourceCircuits:
                 self._rekeying.receive((circuit.number, position), message, now)
             case CircuitPong(), OpenCircuit() if circuit.watch.answered(position, message, now):
                 pass
+            case SizeProbed(), OpenCircuit() if position == len(circuit.path):
+                if self._sizes.answered(circuit, message, now):
+                    self._keep_alive(circuit, now)
             case _:
                 self._board.count(ApmDrop.UNEXPECTED)
 
@@ -287,6 +295,7 @@ class SourceCircuits:
             expires_at=expires_at,
             watch=CircuitWatch(self._watch_times, len(pending.path), now),
             ticket=confirm.ticket,
+            size=self._sizes.search(now),
         )
         self._connections.put_source(circuit)
         self._keep_alive(circuit, now)
@@ -341,10 +350,8 @@ class SourceCircuits:
             if isinstance(circuit, OpenCircuit):
                 self._keep_alive(circuit, now)
             elif circuit is not None:
-                self._fail(circuit, self._unconfirmed(circuit), now)
-
-    def _unconfirmed(self, circuit: SourceCircuit) -> PathError:
-        return confirmation_missing(self._settings.setup_timeout_s, len(circuit.path))
+                patience_s, hops = self._settings.setup_timeout_s, len(circuit.path)
+                self._fail(circuit, confirmation_missing(patience_s, hops), now)
 
     def _keep_alive(self, circuit: OpenCircuit, now: float) -> None:
         """Check a circuit: send PINGs, begin the move to its standby, or end it."""
@@ -362,7 +369,8 @@ class SourceCircuits:
         if watch.is_doubtful:
             self._takeover.begin(circuit.number, now)
         self._takeover.renew(circuit, now)
-        self._timers.set(circuit.number, min(watch.next_look(now), circuit.expires_at))
+        next_at = min(watch.next_look(now), self._sizes.probe(circuit, now), circuit.expires_at)
+        self._timers.set(circuit.number, next_at)
 
     def _traffic(self, circuit: OpenCircuit) -> TrafficMarks:
         sas = circuit.ipsec.hops[-1]
@@ -468,7 +476,7 @@ class SourceCircuits:
         if isinstance(circuit, OpenCircuit):
             self._board.backend.remove(circuit.inner_configuration)
         retired = self._rekeying.end(circuit.number, len(circuit.path))
-        holdings = _holdings(circuit).with_retired(retired)
+        holdings = holdings_of_source(circuit).with_retired(retired)
         count = len(circuit.path) if hops is None else hops
         if isinstance(circuit, RequestedCircuit) or not count:
             self._board.release(holdings)
@@ -490,11 +498,3 @@ class SourceCircuits:
 
 def _first_hop(circuit: SourceCircuit) -> OverlayAddress:
     return circuit.path.hops[0].overlay_address
-
-
-def _holdings(circuit: SourceCircuit) -> Holdings:
-    links = (_first_hop(circuit),)
-    if isinstance(circuit, RequestedCircuit):
-        return Holdings(links=links)
-    spis = tuple(spi for sas in circuit.ipsec.hops for spi in sas.own_spis)
-    return Holdings(ipsec_translator(circuit.ipsec), spis, links)

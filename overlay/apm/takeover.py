@@ -18,7 +18,7 @@ import dataclasses
 from typing import Final, Protocol
 
 from overlay.apm.circuit_table import CircuitTable, OpenCircuit, PendingCircuit, SourceCircuit
-from overlay.apm.control import CircuitPing, Confirm, Move, Teardown
+from overlay.apm.control import CircuitPing, Confirm, Move, SizeProbe, Teardown
 from overlay.apm.events import ApmEvent, CircuitClosed, CircuitEnd, CircuitLost, CircuitMoved
 from overlay.apm.standby import PendingMove as MoveUnderWay
 from overlay.apm.standby import Standbys
@@ -45,7 +45,9 @@ class EndCircuit(Protocol):
 
 
 def to_hop(
-    circuit: PendingCircuit | OpenCircuit, position: int, message: CircuitPing | Teardown | Move
+    circuit: PendingCircuit | OpenCircuit,
+    position: int,
+    message: CircuitPing | Teardown | Move | SizeProbe,
 ) -> bytes:
     """Return the packet with a message to the hop at ``position`` (1 is the first)."""
     sas = circuit.ipsec.hops[position - 1]

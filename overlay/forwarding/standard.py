@@ -64,7 +64,8 @@ class StandardSettings(Settings):
         "Largest inner packet. It is the MTU of the routes into circuits. Packets with TCP "
         "segments have at most 1,038 bytes even if it is larger, so that links with an MTU of "
         "1,500 bytes need no fragments. IPv6 packets of up to 1,280 bytes pass even if it is "
-        "smaller. On the kernel backend it is at most 1,038.",
+        "smaller. On the kernel backend it is at most 1,300, and 1,038 until a path was proved to "
+        "carry more.",
     )
 
     @property

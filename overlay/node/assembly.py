@@ -100,6 +100,7 @@ class Surroundings:
     marks: Marks | None = None
     inner_in_use: Callable[[bytes], bool] = lambda _: False
     probes_sizes: bool = False
+    probed_packet_bytes: int | None = None
     initiations: InitiationClock | None = None
     send_apart: Callable[[bytes, Endpoint], None] = lambda *_: None
     control: ChannelSender | None = None
@@ -248,6 +249,7 @@ def wire_cores(
         relay=configuration.roles.relay,
         inner_in_use=lambda packed: surroundings.inner_in_use(packed) or paths.covers(packed),
         budget=budget,
+        probed_packet_bytes=surroundings.probed_packet_bytes,
     )
     tfc = build_tfc(configuration, rng)
     neighbours = Neighbours(

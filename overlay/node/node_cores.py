@@ -20,10 +20,14 @@ from overlay.addresses import Endpoint, InnerAddress, OverlayAddress
 from overlay.apm.events import (
     ApmEvent,
     CircuitEvent,
+    CircuitMoved,
+    CircuitSized,
     ExitCircuitClosed,
+    ExitCircuitSized,
     LinkSilent,
     LinkWanted,
 )
+from overlay.apm.inner_addresses import InnerAddresses
 from overlay.apm.plan import link_peer_of
 from overlay.apm.signalling import SignallingManager
 from overlay.demultiplexer import Channel, Demultiplexed, demultiplex
@@ -81,7 +85,9 @@ class DhtTraffic:
 class NodeCores:
     """All cores of a node, and the events between them. It contains no protocol logic.
 
-    ``nearby`` returns the local endpoints of a node behind the same NAT.
+    ``nearby`` returns the local endpoints of a node behind the same NAT. ``circuits_sized`` is
+    called after the MTU of a path may have changed, and ``exit_circuit_sized`` with what
+    :class:`ExitCircuitSized` tells.
     """
 
     def __init__(
@@ -111,6 +117,8 @@ class NodeCores:
         self.datapath = datapath
         self.periodic_tasks = periodic_tasks
         self.joined = False
+        self.circuits_sized: Callable[[], None] = lambda: None
+        self.exit_circuit_sized: Callable[[InnerAddresses, int], None] = lambda *_: None
         self.nearby: Callable[[OverlayAddress], tuple[Endpoint, ...]] = lambda _: ()
         self._bootstrap = BootstrapReport()
         self.malformed_datagrams = 0
@@ -222,13 +230,18 @@ class NodeCores:
             busy = True
             self._dht_event(dht_event, now)
         of_paths: list[CircuitEvent] = []
+        sized = False
         for circuit_event in self.circuits.events():
             busy = True
             if isinstance(circuit_event, CircuitEvent):
                 of_paths.append(circuit_event)
+            elif isinstance(circuit_event, CircuitSized):
+                sized = True
             else:
                 self._circuit_event(circuit_event, now)
         self.paths.handle_all(of_paths, now)
+        if sized or any(isinstance(each, CircuitMoved) for each in of_paths):
+            self.circuits_sized()
         return self._send(now) or busy
 
     def _send(self, now: float) -> bool:
@@ -317,5 +330,7 @@ class NodeCores:
                 self.links.rekey(overlay_address, now)
             case ExitCircuitClosed(inner_addresses=inner_addresses):
                 self._forget_inner_addresses(inner_addresses)
+            case ExitCircuitSized(inner_addresses=inner_addresses, packet_bytes=packet_bytes):
+                self.exit_circuit_sized(inner_addresses, packet_bytes)
             case _:
                 pass

@@ -180,6 +180,7 @@ class RunningNode:
             marks=self.sockets.marks,
             inner_in_use=self._inner_use.is_used,
             probes_sizes=True,
+            probed_packet_bytes=shell.probed_packet_bytes,
             initiations=self._last_signed.initiations,
             send_apart=self.sockets.send_apart,
         )

@@ -27,7 +27,6 @@ from overlay.ipsec.interface import MAX_TEMPLATES
 from overlay.ipsec.suites import SUITES
 from overlay.logs import EventLog
 from overlay.node.asked import request_of
-from overlay.node.assembly import path_mtu
 from overlay.node.exposure import exposed
 from overlay.node.reports import path_report, path_sizes, peer_report, status_report
 from overlay.node.running import RunningNode
@@ -377,8 +376,7 @@ class NodeService:
         circuit = circuits.get(path.circuit) if path.circuit is not None else None
         others = [each.destination for each in self._cores.paths.all() if each is not path]
         configuration = self._running.configuration
-        can = self._running.shell.backend.capabilities()
-        mtu = path_mtu(configuration, sends_pieces=can.sends_pieces)
+        mtu = self._running.shell.path_mtu(path)
         hops = path.mix_path.hops if path.mix_path is not None and path.circuit is not None else ()
         first = self._cores.links.datagram_bytes(hops[0].overlay_address) if hops else None
         onion, link = configuration.ipsec.esp_suite, configuration.ipsec.link_suite

@@ -7,6 +7,7 @@ a datagram takes or must have come through. This module only knows addresses and
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections import Counter
@@ -18,10 +19,13 @@ import trio
 
 from overlay.addresses import is_circuit_address, is_overlay_address
 from overlay.system.failures import refused
+from overlay.system.marks import LARGE_MARK
 from overlay.system.udp import close_waking
 
 __all__ = ["ControlDatagram", "ControlSocket"]
 
+# From in6.h of Linux.
+_DONTFRAG: Final = 62
 _AUTOFLOWLABEL: Final = 70
 _PKTINFO: Final = struct.Struct("=16sI")
 _RECEIVE_BYTES: Final = 65_536
@@ -98,8 +102,33 @@ class ControlSocket:
         self.counters["received"] += len(batch)
         return batch
 
-    def send(self, source: bytes, destination: bytes, port: int, payload: bytes) -> None:
-        """Send one datagram without waiting; an error is only counted."""
+    def send(
+        self, source: bytes, destination: bytes, port: int, payload: bytes, *, whole: bool = False
+    ) -> None:
+        """Send one datagram without waiting; an error is only counted.
+
+        With ``whole`` it takes the way of large packets that must not be fragmented inside the
+        circuit. To a hop, that is the detour of ``overlay.system.link_detour``. From an exit there
+        is none, because answers are forwarded over IPv6 without it.
+        """
+        if not whole:
+            self._send(source, destination, port, payload)
+            return
+        mark = LARGE_MARK if is_overlay_address(destination) else 0
+        try:
+            self._prepare(mark, whole=True)
+            self._send(source, destination, port, payload)
+        except OSError:  # without CAP_NET_ADMIN there is no mark, and no kernel backend either
+            self.counters["dropped_send"] += 1
+        finally:
+            with contextlib.suppress(OSError):
+                self._prepare(0, whole=False)
+
+    def _prepare(self, mark: int, *, whole: bool) -> None:
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        self._socket.setsockopt(socket.IPPROTO_IPV6, _DONTFRAG, int(whole))
+
+    def _send(self, source: bytes, destination: bytes, port: int, payload: bytes) -> None:
         information = (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _PKTINFO.pack(source, 0))
         host = socket.inet_ntop(socket.AF_INET6, destination)
         try:

@@ -153,6 +153,7 @@ class ExitFilter:
         self._mark = mark
         self._ownership: Ownership | None = None
         self._walled = False
+        self._sizes: dict[IpNetwork, int] = {}
 
     def install(self) -> None:
         """Undo the changes of a killed exit, then begin to forward; all or nothing.
@@ -231,6 +232,47 @@ class ExitFilter:
         self._table.install(FilterTable(_FILTER_NAME, self._mark, exit_rules(plan), self._notes))
         self._plan, self._counted = plan, None
 
+    def resize(self, inner_addresses: Iterable[bytes], packet_bytes: int) -> None:
+        """Forward answers of up to ``packet_bytes`` bytes to these inner addresses.
+
+        With 0, their size is that of the whole pool again. IPv4 needs the fragmenting device,
+        because a packet that may be fragmented would otherwise be encrypted as a whole.
+
+        Raises:
+            BackendError: the kernel refused; the former size stays, or that of the pool.
+        """
+        if self._ownership is None:
+            return
+        with Rtnetlink() as netlink:
+            for address in inner_addresses:
+                host = ipaddress.ip_network(address)
+                if packet_bytes > self._plan.mtu:
+                    self._put_size(netlink, host, packet_bytes)
+                elif self._sizes.pop(host, 0):
+                    self._drop_size(netlink, host)
+
+    def _put_size(self, netlink: Rtnetlink, host: IpNetwork, packet_bytes: int) -> None:
+        route = self._host_route(host, packet_bytes)
+        if route is None or self._sizes.get(host) == packet_bytes:
+            return
+        netlink.put_route(route, self._program if route.rerouted else None)
+        self._sizes[host] = packet_bytes
+
+    def _drop_size(self, netlink: Rtnetlink, host: IpNetwork) -> None:
+        route = self._host_route(host, self._plan.mtu)
+        if route is not None and route.device is not None and _exists(route.device):
+            netlink.delete_route(route)
+
+    def _host_route(self, host: IpNetwork, packet_bytes: int) -> Route | None:
+        """Return the route for one inner address, None if the exit serves no such pool."""
+        plan = self._plan
+        pool = next((p for p in plan.pools if p.version == host.version and host[0] in p), None)
+        if pool is None:
+            return None
+        if pool.version == 4 and plan.fragmenting is None:
+            return None
+        return replace(_pool_route(replace(plan, mtu=packet_bytes), pool), destination=host)
+
     def remove(self) -> None:
         """Stop forwarding and restore the kernel's settings; may be called repeatedly.
 
@@ -244,6 +286,8 @@ class ExitFilter:
             return
         try:
             with Rtnetlink() as netlink:
+                while self._sizes:
+                    self._drop_size(netlink, self._sizes.popitem()[0])
                 for pool in self._plan.pools:
                     _release(netlink, self._plan, pool)
             self._restore()
@@ -306,13 +350,16 @@ class ExitFilter:
         return (
             self._counted is not None
             and self._table.intact()
-            and routed.issuperset(self._plan.pools)
+            and routed.issuperset((*self._plan.pools, *self._sizes))
             and all(read_setting(name) in (value, None) for name, value in self._settings)
             and set(self._settings).issuperset(exit_settings(self._plan))
         )
 
     def _forward(self, netlink: Rtnetlink, plan: ExitNetworks) -> None:
         for pool in set(self._plan.pools).intersection(plan.left):
+            for host in [each for each in self._sizes if each[0] in pool]:
+                del self._sizes[host]
+                self._drop_size(netlink, host)
             _release(netlink, self._plan, pool)
         settings = exit_settings(plan, before=self._settings)
         # A setting that was changed before keeps its first note, which has the original value.
@@ -334,6 +381,13 @@ class ExitFilter:
             route = _pool_route(plan, pool)
             netlink.put_route(route, self._program if route.rerouted else None)
             netlink.put_route(_probe_route(plan, pool))
+        self._put_sizes_back(netlink)
+
+    def _put_sizes_back(self, netlink: Rtnetlink) -> None:
+        """Restore the routes of single inner addresses; those of a lost pool are forgotten."""
+        sizes, self._sizes = self._sizes, {}
+        for host, packet_bytes in sizes.items():
+            self._put_size(netlink, host, packet_bytes)
 
     def _restore(self) -> None:
         restore_noted(self._filter, _FILTER_NAME)

@@ -119,6 +119,7 @@ def _circuit_rules(plan: ExitNetworks) -> tuple[Rule, ...]:
                 plan.devices,
                 plan.policy,
                 mtu=plan.mtu,
+                segment_mtu=plan.segment_mtu,
                 closed=plan.closed,
                 fragmenting=plan.fragmenting,
                 before=lambda pool: _before_policy(plan, pool),

@@ -37,6 +37,8 @@ from overlay.system.packet_filter import Hook, Rule, Verdict
 __all__ = ["ipsec_exit_rules"]
 
 _PORT_PROTOCOLS: Final = (6, 17)
+_TCP_HEADERS: Final = {4: 40, 6: 60}
+"""Bytes of the headers of IP and TCP without options."""
 
 
 def ipsec_exit_rules(
@@ -45,6 +47,7 @@ def ipsec_exit_rules(
     policy: ExitPolicy,
     *,
     mtu: int,
+    segment_mtu: int,
     closed: Sequence[str],
     fragmenting: str | None = None,
     before: Callable[[IpNetwork], Iterable[Rule]] = lambda _: (),
@@ -52,7 +55,8 @@ def ipsec_exit_rules(
     """Return the filter of an exit; see ``overlay.system.exit_filter.ExitNetworks``.
 
     ``devices`` returns the uplinks of an IP version. ``before`` returns the rules for a pool that
-    precede the policy.
+    precede the policy. ``segment_mtu`` is the largest packet in bytes that TCP may send into
+    circuits.
     """
     rules: list[Rule] = [Rule(hook=Hook.PREROUTING, verdict=Verdict.ACCEPT, in_device="lo")]
     for pool in pools:
@@ -70,7 +74,7 @@ def ipsec_exit_rules(
             *(_refusal(rule) for rule in before(pool)),
             *_outwards(pool, devices(pool.version), policy),
         ]
-        rules += _inwards(pool, fragmenting if pool.version == 4 else None)
+        rules += _inwards(pool, fragmenting if pool.version == 4 else None, segment_mtu)
     rules += _closed(closed, pools)
     rules += [
         Rule(hook=Hook.POSTROUTING, verdict=Verdict.MASQUERADE, source=pool, out_device=each)
@@ -162,7 +166,7 @@ def _as_filter_rules(
             )
 
 
-def _inwards(pool: IpNetwork, fragmenting: str | None) -> list[Rule]:
+def _inwards(pool: IpNetwork, fragmenting: str | None, segment_mtu: int) -> list[Rule]:
     """Accept only replies, into IPsec or to the device that fragments packets before IPsec."""
     into = Rule(
         hook=Hook.FORWARD,
@@ -172,7 +176,7 @@ def _inwards(pool: IpNetwork, fragmenting: str | None) -> list[Rule]:
         ipsec_out=True if fragmenting is None else None,
     )
     return [
-        replace(into, verdict=Verdict.CLAMP_MSS),
+        replace(into, verdict=Verdict.CLAMP_MSS, segment=segment_mtu - _TCP_HEADERS[pool.version]),
         replace(into, reply=True),
         Rule(hook=Hook.FORWARD, verdict=Verdict.DROP, destination=pool),
     ]

@@ -163,7 +163,7 @@ def ipsec_kill_switch_filter(
     )
     for prefix in protected.prefixes:
         leaving += _into_circuit(protected.carried.get(prefix))
-        leaving.append(_REPLY_OF_AN_EXIT)
+        leaving += _REPLIES_OF_AN_EXIT
         leaving.append(Rule(hook=Hook.POSTROUTING, verdict=Verdict.DROP, destination=prefix))
     arriving = [_from_this_host(Hook.PREROUTING), *_out_of_ipsec(), *_not_held(protected)]
     delivered = [_from_this_host(Hook.INPUT)]
@@ -461,10 +461,11 @@ def _leaving_in_the_clear(protected: _Protected) -> Iterator[Rule]:
 # -- circuits in the kernel's IPsec ------------------------------------------------------
 
 
-_REPLY_OF_AN_EXIT: Final = Rule(
-    hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, version=4, mark=REROUTE_MARK, ipsec_out=True
+_REPLIES_OF_AN_EXIT: Final = tuple(
+    Rule(hook=Hook.POSTROUTING, verdict=Verdict.ACCEPT, version=4, mark=mark, ipsec_out=True)
+    for mark in (REROUTE_MARK, REROUTE_MARK | LARGE_MARK)
 )
-"""A reply that was fragmented; on its first pass through this hook it had the node's mark."""
+"""Replies that were fragmented; on their first pass through this hook they had the node's mark."""
 
 
 def _into_circuit(route: Route | None) -> list[Rule]:

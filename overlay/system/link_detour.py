@@ -3,9 +3,11 @@
 An IPv6 packet of up to 1,280 bytes must be carried without fragmentation (RFC 8200, section 5).
 With the layers of three or four hops, it exceeds the MTU of a link. A relay only forwards it, so
 Linux would drop it. The entry of a tunnel may fragment the tunnel's packets (RFC 2473, section
-7.1), and this node is the entry. So these packets take a route with a larger MTU::
+7.1), and this node is the entry. A source needs the same for packets with more than 1,038 bytes,
+which programs may forbid to fragment. So these packets take a route with a larger MTU::
 
     onion packet of more than 1,280 bytes ──> filter: mark ──> policy, SAs: mark of link and node
+    program's packet of more than 1,038 ──> ``fragmenting_device``: mark ──> the same
       ──> rule for both: route to this device, with a large MTU ──> the route's program: node's mark
       ──> the true route ──> fragments
 
@@ -41,7 +43,7 @@ _NAME: Final = "anonlink%d"
 _DEVICE_MTU: Final = 65_535
 _METRIC: Final = 1
 _LINK_MTU: Final = 2000
-"""In bytes; 1,280 bytes in five onion layers and a link SA take about 1,750 (largest suite)."""
+"""In bytes; 1,300 bytes in five onion layers and a link SA take about 1,770 (largest suite)."""
 
 
 class LinkDetour:

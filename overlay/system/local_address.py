@@ -12,7 +12,11 @@ from overlay.system.failures import refused
 from overlay.system.netlink_messages import DUMP, answers, attributes, message
 from overlay.system.udp import bound_socket
 
-__all__ = ["local_address_towards", "own_addresses"]
+__all__ = ["local_address_towards", "own_addresses", "uplink_mtu"]
+
+# IP_MTU and IPV6_MTU of Linux (in.h, in6.h), which the socket module does not have.
+_IP_MTU: Final = (socket.IPPROTO_IP, 14)
+_IPV6_MTU: Final = (socket.IPPROTO_IPV6, 24)
 
 _RTM_GETADDR: Final = 22
 _IFADDRMSG_BYTES: Final = 8
@@ -42,6 +46,24 @@ def local_address_towards(peer: Endpoint, *, mark: int | None = None) -> IpAddre
                 "give this host a route to the network of its peers",
             ) from error
         return ipaddress.ip_address(probe.getsockname()[0])
+
+
+def uplink_mtu(peer: Endpoint, *, mark: int | None = None) -> int:
+    """Return the MTU in bytes of packets to ``peer``; nothing is sent.
+
+    It is that of the route and its device, or less if a router has reported less. The arguments
+    are those of :func:`local_address_towards`.
+
+    Raises:
+        BackendError: there is no route to the peer.
+    """
+    is_ipv6 = ":" in peer.host
+    with bound_socket(Endpoint("::" if is_ipv6 else "0.0.0.0", 0), mark=mark) as probe:
+        try:
+            probe.connect(peer)
+            return probe.getsockopt(*(_IPV6_MTU if is_ipv6 else _IP_MTU))
+        except OSError as error:
+            raise refused("finding the MTU towards a peer", error) from error
 
 
 def own_addresses() -> frozenset[bytes]:

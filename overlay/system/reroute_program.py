@@ -5,6 +5,8 @@ the route's device, after fragmentation to the route's MTU::
 
     mark is M already ──> drop       otherwise a packet that came back would loop forever
     else ──> mark := M ──> (make it atomic) ──> route again, with IPsec policies, and send
+                │
+                └─ (with the bit of large packets, if it is one)
 
 One call of bpf(2) loads it, so no library is necessary. Sources: Linux uapi ``linux/bpf.h``
 (instruction format, ``bpf_attr``, ``__sk_buff``), and ``bpf_xmit`` in ``net/core/lwt_bpf.c``.
@@ -23,6 +25,7 @@ from typing import Final
 
 from overlay.errors import BackendError
 from overlay.system.failures import refused
+from overlay.system.marks import LARGE_MARK
 
 __all__ = ["load_reroute_program", "reroute_instructions"]
 
@@ -42,11 +45,16 @@ _NAME: Final = b"overlay_reroute"
 
 _BPF_DROP: Final = 2
 _BPF_LWT_REROUTE: Final = 128
+_LENGTH_OFFSET: Final = 0
+"""Of ``len`` in ``__sk_buff``, as the next three."""
 _MARK_OFFSET: Final = 8
 """Offset in bytes of ``mark`` in ``__sk_buff``; the next two are offsets there as well."""
 _DATA_OFFSET: Final = 76
 _DATA_END_OFFSET: Final = 80
 _IPV4_HEADER_BYTES: Final = 20
+_IPV4_PROTOCOL: Final = 9
+_IPV6_NEXT_HEADER: Final = 6
+_TCP: Final = 6
 
 _LOAD_WORD: Final = 0x61
 _LOAD_HALF: Final = 0x69
@@ -71,26 +79,66 @@ _MISSING_RIGHTS: Final = (
 _MISSING_KERNEL: Final = "use a kernel with CONFIG_BPF_SYSCALL and CONFIG_LWTUNNEL_BPF"
 
 
-def reroute_instructions(mark: int, *, atomic: bool = False) -> bytes:
+def reroute_instructions(
+    mark: int, *, atomic: bool = False, large_above: int | None = None
+) -> bytes:
     """Return the program, with eight bytes per instruction in the host's byte order.
 
-    Register 0 is the verdict, 1 the packet (``__sk_buff``), 2 the mark. ``mark`` is below 2**31.
-    With ``atomic``, an IPv4 packet that is not a fragment gets the identification 0 and "don't
-    fragment" (RFC 6864, section 4.1). It needs no fragmentation any more at this point.
+    Register 0 is the verdict, 1 the packet (``__sk_buff``), 2 the mark.
+
+    Args:
+        mark: below 2**31.
+        atomic: give an IPv4 packet that is not a fragment the identification 0 and "don't
+            fragment" (RFC 6864, section 4.1). It needs no fragmentation any more at this point.
+        large_above: add ``LARGE_MARK`` to the mark of packets with more bytes. TCP packets do not
+            get it. Their segments are smaller, but the program sees many of them as one packet.
     """
     return b"".join(
         (
             _instruction(_LOAD_WORD, to=2, by=1, offset=_MARK_OFFSET),
+            *(() if large_above is None else (_instruction(_AND, to=2, value=~LARGE_MARK),)),
             _instruction(_JUMP_IF_DIFFERENT, to=2, offset=2, value=mark),
             _instruction(_SET, to=0, value=_BPF_DROP),
             _instruction(_EXIT),
             _instruction(_SET, to=2, value=mark),
+            *(() if large_above is None else _large(mark, large_above)),
             _instruction(_STORE_WORD, to=1, by=2, offset=_MARK_OFFSET),
             *(_atomic_ipv4() if atomic else ()),
             _instruction(_SET, to=0, value=_BPF_LWT_REROUTE),
             _instruction(_EXIT),
         )
     )
+
+
+def _large(mark: int, above: int) -> list[bytes]:
+    """Return what changes the mark in register 2 if the packet is large and not of TCP.
+
+    Register 3 is the size, 4 the header, 5 its end and then the IP version, 6 the protocol.
+    """
+    choice = [
+        _instruction(_LOAD_BYTE, to=5, by=4),
+        _instruction(_SHIFT_RIGHT, to=5, value=4),
+        _instruction(_LOAD_BYTE, to=6, by=4, offset=_IPV4_PROTOCOL),
+        _instruction(_JUMP_IF_DIFFERENT, to=5, offset=1, value=6),
+        _instruction(_LOAD_BYTE, to=6, by=4, offset=_IPV6_NEXT_HEADER),
+        _instruction(_SET, to=2, value=mark | LARGE_MARK),
+        _instruction(_JUMP_IF_DIFFERENT, to=6, offset=1, value=_TCP),
+        _instruction(_SET, to=2, value=mark),
+    ]
+    readable = [
+        _instruction(_LOAD_WORD, to=4, by=1, offset=_DATA_OFFSET),
+        _instruction(_LOAD_WORD, to=5, by=1, offset=_DATA_END_OFFSET),
+        _instruction(_COPY, to=6, by=4),
+        _instruction(_ADD, to=6, value=_IPV4_HEADER_BYTES),
+        _instruction(_JUMP_IF_GREATER, to=6, by=5, offset=len(choice)),
+    ]
+    return [
+        _instruction(_LOAD_WORD, to=3, by=1, offset=_LENGTH_OFFSET),
+        _instruction(_SET, to=4, value=above + 1),
+        _instruction(_JUMP_IF_GREATER, to=4, by=3, offset=len(readable) + len(choice)),
+        *readable,
+        *choice,
+    ]
 
 
 def _atomic_ipv4() -> list[bytes]:
@@ -147,8 +195,10 @@ def _atomic_ipv4() -> list[bytes]:
     ]
 
 
-def load_reroute_program(mark: int, *, atomic: bool = False) -> int:
+def load_reroute_program(mark: int, *, atomic: bool = False, large_above: int | None = None) -> int:
     """Load the program and return its descriptor; routes keep it after the descriptor is closed.
+
+    The arguments are those of :func:`reroute_instructions`.
 
     Raises:
         BackendError: a permission is missing, or the kernel does not support such programs.
@@ -159,7 +209,8 @@ def load_reroute_program(mark: int, *, atomic: bool = False) -> int:
             f"loading a packet program failed (bpf is not known on {platform.machine()}): "
             'set [ipsec] backend = "userspace" for programs that send large datagrams.'
         )
-    instructions = ctypes.create_string_buffer(reroute_instructions(mark, atomic=atomic))
+    program = reroute_instructions(mark, atomic=atomic, large_above=large_above)
+    instructions = ctypes.create_string_buffer(program)
     license_name = ctypes.create_string_buffer(b"")
     attributes = struct.pack(
         "=IIQQIIQII16s",

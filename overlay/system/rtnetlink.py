@@ -22,6 +22,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from overlay.addresses import IpAddress, IpNetwork
 from overlay.errors import BackendError
+from overlay.packet_sizes import SEGMENT_MTU
 from overlay.system.failures import refused
 from overlay.system.kernel_settings import read_setting
 from overlay.system.route_dump import (
@@ -78,9 +79,9 @@ class RouteKind(enum.Enum):
 class Route:
     """One of our routes. The metric is part of its identity; the kernel prefers lower metrics.
 
-    ``mtu`` in bytes also determines the MSS that TCP announces; with 0, both follow the device.
-    ``rerouted`` is set if a program reroutes packets before they reach the device
-    (``overlay.system.reroute_program``).
+    ``mtu`` in bytes also determines the MSS that TCP announces, which is for packets of at most
+    ``SEGMENT_MTU`` bytes. With 0, both follow the device. ``rerouted`` is set if a program reroutes
+    packets before they reach the device (``overlay.system.reroute_program``).
     """
 
     destination: IpNetwork
@@ -378,7 +379,8 @@ def _route_arguments(route: Route) -> dict[str, Any]:
         arguments["prefsrc"] = str(route.source)
     if route.mtu:
         headers = 40 if route.destination.version == 4 else 60  # IP and TCP without options
-        arguments["metrics"] = {"mtu": route.mtu, "advmss": route.mtu - headers}
+        segment = min(route.mtu, SEGMENT_MTU) - headers
+        arguments["metrics"] = {"mtu": route.mtu, "advmss": segment}
     return arguments
 
 

@@ -133,7 +133,7 @@ def test_what_a_killed_owner_leaves_is_harmless_and_found(namespace, script):
     script(namespace, OWNER).kill()
     left = namespace.run(["sh", "-c", OWNED]).stdout
     assert set(left.splitlines()) - set(before.splitlines()) == {
-        f"108:\tfrom all fwmark {REROUTE_MARK:#x} lookup {REROUTE_MARK} proto 109"
+        f"108:\tfrom all fwmark {REROUTE_MARK:#x}/0xfffeffff lookup {REROUTE_MARK} proto 109"
     }
     namespace.call(namespace.call(FragmentingDevice).close)
     assert namespace.run(["sh", "-c", OWNED]).stdout == before

@@ -107,7 +107,13 @@ def test_the_identity_of_an_association_is_as_declared(spi: Spi, packed: list[by
 
 @pytest.mark.slow
 @settings(deadline=None, max_examples=60)
-@given(policies(), st.booleans())
-def test_a_policy_and_its_identity_are_as_declared(policy: SecurityPolicy, blocks: bool) -> None:
-    declared = blocking_policy(policy) if blocks else new_policy(policy)
-    assert policy_bodies(policy, blocks=blocks) == (body_of(declared), body_of(policy_id(policy)))
+@given(policies(), st.booleans(), st.none() | st.integers(1, 2**31))
+def test_a_policy_and_its_identity_are_as_declared(
+    policy: SecurityPolicy, blocks: bool, mark: int | None
+) -> None:
+    if blocks:
+        declared, identity = blocking_policy(policy), policy_id(policy)
+    else:
+        declared, identity = new_policy(policy, mark), policy_id(policy, mark)
+    bodies = policy_bodies(policy, blocks=blocks, mark=mark)
+    assert bodies == (body_of(declared), body_of(identity))

@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from random import Random
 from typing import Final, Self
 
@@ -42,7 +41,6 @@ from overlay.ipsec.xfrm.changes import (
     association_changes,
     blocking_changes,
     policy_change,
-    policy_changes,
     remove_leftovers,
 )
 from overlay.ipsec.xfrm.checks import check_configuration
@@ -50,12 +48,14 @@ from overlay.ipsec.xfrm.counting import count_policies
 from overlay.ipsec.xfrm.device import CircuitDevice
 from overlay.ipsec.xfrm.entries import (
     KERNEL_MAX_TEMPLATES,
+    asks_for_mark,
     counters_of,
     found_identity,
     is_ours,
     masked,
 )
 from overlay.ipsec.xfrm.forms import policy_bodies, sa_id_body
+from overlay.ipsec.xfrm.kernel_statistics import kernel_statistics
 from overlay.ipsec.xfrm.leftovers import KERNEL_IPSEC, STOP_THE_OTHER
 from overlay.ipsec.xfrm.messages import (
     XFRM_MSG_DELPOLICY,
@@ -77,7 +77,6 @@ from overlay.system.ownership import Ownership
 
 __all__ = ["XfrmBackend"]
 
-_STATISTICS: Final = Path("/proc/thread-self/net/xfrm_stat")
 
 _BLOCKING: Final = tuple(blocking_changes(OVERLAY_NETWORKS))
 _LOST_POLICIES: Final = "IPsec policies"
@@ -123,6 +122,7 @@ class XfrmBackend:
         self._addresses: Counter[bytes] = Counter()
         self.before_address: Callable[[bytes], None] | None = None
         """Called with each address before this host gets it; an exception refuses the address."""
+        self._marks: dict[bytes, int] = {}
         with ExitStack() as opened:
             self._owner = Ownership(KERNEL_IPSEC, STOP_THE_OTHER)
             opened.callback(self._owner.release)
@@ -137,7 +137,7 @@ class XfrmBackend:
             opened.callback(self._device.close)
             opened.callback(self._clear)
             self._close_prefixes()
-            self._statistics = _statistics()
+            self._statistics = kernel_statistics()
             self._opened = opened.pop_all()
 
     def close(self) -> None:
@@ -170,7 +170,10 @@ class XfrmBackend:
         self._check_new(configuration)
         fresh = [each for each in _distinct(configuration) if not self._addresses[each]]
         placed = replace(configuration, policies=self._places.all_placed(configuration.policies))
-        changes = [*association_changes(configuration, self._rng), *policy_changes(placed)]
+        changes = [
+            *association_changes(configuration, self._rng),
+            *map(self._change_of, placed.policies),
+        ]
         self._apply(changes)
         try:
             if self.before_address is not None:
@@ -201,7 +204,7 @@ class XfrmBackend:
             self._release(configuration.local_addresses)
         self._debris.retry()
         self._debris.remove(
-            [Request(XFRM_MSG_DELPOLICY, policy_bodies(policy)[1]) for policy in policies]
+            [Request(XFRM_MSG_DELPOLICY, self._bodies(policy)[1]) for policy in policies]
             + [Request(XFRM_MSG_DELSA, sa_id_body(sa.identity)) for sa in associations]
         )
 
@@ -241,6 +244,33 @@ class XfrmBackend:
         """Pass packets to the kernel as if they came from that device."""
         self._device.write_batch(packets)
 
+    def ask_for_mark(self, source: bytes, mark: int | None) -> None:
+        """Let the policies for programs' IPv6 packets from ``source`` require a mark, or none.
+
+        Packets without the mark then find no policy, so that their route decides what happens. New
+        policies are installed before the others are removed, so packets always find one.
+
+        Args:
+            source: a packed inner address of this host; policies of IPv4 never require a mark.
+            mark: the mark, or None.
+
+        Raises:
+            BackendError: the kernel refused; the former policies stay.
+        """
+        if self._marks.get(source) == mark or source not in self._addresses:
+            return
+        policies = [
+            policy
+            for policy in self._places.all_placed(self._known_policies())
+            if asks_for_mark(policy) and policy.selector.source.network == source
+        ]
+        removals = [Request(XFRM_MSG_DELPOLICY, self._bodies(each)[1]) for each in policies]
+        self._apply([policy_change(each, mark=mark) for each in policies])
+        self._marks.pop(source, None)
+        if mark is not None:
+            self._marks[source] = mark
+        self._debris.remove(removals)
+
     def association_counts(self) -> dict[str, int]:
         """Return the number of installed SAs of each kind, for reports to the operator."""
         links = sum(each.is_link for each in self._associations.values())
@@ -263,7 +293,7 @@ class XfrmBackend:
         plan = plan_relocation(self._netlink, pairs, local, remote)
         reqid = next(sa.reqid for pair in pairs for sa in pair.associations)
         policies = self._places.move(reqid, local.packed, remote.packed)
-        changes = [Request(XFRM_MSG_UPDPOLICY, policy_bodies(each)[0]) for each in policies]
+        changes = [Request(XFRM_MSG_UPDPOLICY, self._bodies(each)[0]) for each in policies]
         try:
             for verdict in self._netlink.send([*plan.before, *changes]):
                 if verdict is not None and verdict.number not in ABSENT:
@@ -308,7 +338,7 @@ class XfrmBackend:
         """Return the kernel's error counters of this network namespace since the start."""
         return {
             drop: count - self._statistics.get(drop, 0)
-            for drop, count in _statistics().items()
+            for drop, count in kernel_statistics().items()
             if count > self._statistics.get(drop, 0)
         }
 
@@ -355,15 +385,17 @@ class XfrmBackend:
         return count_policies() < len(self._policies) + len(_BLOCKING)
 
     def _put_policies_back(self) -> None:
-        wanted = [
-            SecurityPolicy(direction, Selector(source, destination, protocol), templates)
-            for (direction, source, destination, protocol), templates in self._policies.items()
-        ]
-        placed = self._places.all_placed(wanted)
-        changes = [*_BLOCKING, *(policy_change(policy) for policy in placed)]
+        placed = self._places.all_placed(self._known_policies())
+        changes = [*_BLOCKING, *(self._change_of(each) for each in placed)]
         for verdict in self._netlink.send([change.do for change in changes]):
             if verdict is not None and verdict.number != errno.EEXIST:
                 raise refusal_error("installing a security policy", verdict)
+
+    def _known_policies(self) -> list[SecurityPolicy]:
+        return [
+            SecurityPolicy(direction, Selector(source, destination, protocol), templates)
+            for (direction, source, destination, protocol), templates in self._policies.items()
+        ]
 
     def _lost_addresses(self) -> list[bytes]:
         held = own_addresses() if self._addresses else frozenset()
@@ -371,12 +403,19 @@ class XfrmBackend:
 
     # Changes.
 
+    def _change_of(self, policy: SecurityPolicy) -> Change:
+        return policy_change(policy, mark=self._marks.get(policy.selector.source.network))
+
+    def _bodies(self, policy: SecurityPolicy) -> tuple[bytes, bytes]:
+        return policy_bodies(policy, mark=self._marks.get(policy.selector.source.network))
+
     def _clear(self) -> None:
         self._device.remove(list(self._addresses))
         self._addresses.clear()
         self._associations.clear()
         self._policies.clear()
         self._places.clear()
+        self._marks.clear()
         remove_leftovers(self._netlink)
         self._debris.forget()
 
@@ -431,6 +470,7 @@ class XfrmBackend:
             self._addresses[address] -= 1
             if self._addresses[address] <= 0:
                 del self._addresses[address]
+                self._marks.pop(address, None)
                 free.append(address)
         self._device.remove(free)
 
@@ -455,13 +495,3 @@ def _policy_key(policy: SecurityPolicy) -> _PolicyKey:
 
 def _distinct(configuration: IpsecConfiguration) -> list[bytes]:
     return list(dict.fromkeys(configuration.local_addresses))
-
-
-def _statistics() -> dict[Drop, int]:
-    """Return the kernel's counters; an empty result if it has none."""
-    known = {drop.value: drop for drop in Drop}
-    try:
-        lines = [line.split() for line in _STATISTICS.read_text().splitlines()]
-    except OSError:
-        return {}
-    return {known[name]: int(count) for name, count in lines if name in known}

@@ -39,7 +39,6 @@ __all__ = [
     "association_changes",
     "blocking_changes",
     "policy_change",
-    "policy_changes",
     "remove_leftovers",
 ]
 
@@ -70,15 +69,14 @@ def association_changes(configuration: IpsecConfiguration, rng: Random) -> Itera
         )
 
 
-def policy_changes(configuration: IpsecConfiguration) -> Iterable[Change]:
-    """Yield a change for each policy."""
-    for policy in configuration.policies:
-        yield policy_change(policy)
+def policy_change(
+    policy: SecurityPolicy, *, blocks: bool = False, mark: int | None = None
+) -> Change:
+    """Return the change for one policy; with ``blocks`` it drops packets that match.
 
-
-def policy_change(policy: SecurityPolicy, *, blocks: bool = False) -> Change:
-    """Return the change for one policy; with ``blocks`` it drops packets that match."""
-    body, identity = policy_bodies(policy, blocks=blocks)
+    ``mark`` is that of :func:`overlay.ipsec.xfrm.forms.policy_bodies`.
+    """
+    body, identity = policy_bodies(policy, blocks=blocks, mark=mark)
     return Change(
         "installing a security policy",
         Request(XFRM_MSG_NEWPOLICY, body, CREATE),

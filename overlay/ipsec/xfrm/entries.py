@@ -21,6 +21,7 @@ import math
 import socket
 from typing import Any, Final
 
+from overlay.addresses import is_circuit_address, is_overlay_address
 from overlay.ipsec.interface import (
     Drop,
     Lifetime,
@@ -64,6 +65,7 @@ __all__ = [
     "MAX_REQID",
     "MAX_WINDOW",
     "OWNER",
+    "asks_for_mark",
     "blocking_policy",
     "counters_of",
     "found_identity",
@@ -142,8 +144,8 @@ def new_association(sa: SecurityAssociation, start: int = 0) -> usersa_info:
     return message
 
 
-def new_policy(policy: SecurityPolicy) -> userpolicy_info:
-    """Return the NEWPOLICY of one policy."""
+def new_policy(policy: SecurityPolicy, mark: int | None = None) -> userpolicy_info:
+    """Return the NEWPOLICY of one policy; ``mark`` as for :func:`asks_for_mark`."""
     message = userpolicy_info()
     message.update(
         **_selector(policy.selector),
@@ -152,8 +154,31 @@ def new_policy(policy: SecurityPolicy) -> userpolicy_info:
         dir=DIRECTIONS[policy.direction],
         action=XFRM_POLICY_ALLOW,
     )
-    message["attrs"] = [("XFRMA_TMPL", [_template(each) for each in kernel_templates(policy)])]
+    templates = [_template(each) for each in kernel_templates(policy)]
+    message["attrs"] = [("XFRMA_TMPL", templates), *_mark(policy, mark)]
     return message
+
+
+def asks_for_mark(policy: SecurityPolicy) -> bool:
+    """Tell whether a policy is for IPv6 packets that programs of this host send into a circuit.
+
+    Where such packets are cut before IPsec takes them, the policy is for packets with the mark of
+    ``overlay.system.fragmenting_device`` alone. Without it they find no policy, so the route's MTU
+    decides. For IPv4 the device has a setting to this end.
+    """
+    source = policy.selector.source
+    is_host = (
+        policy.direction is PolicyDirection.OUT and source.length == len(source.network) * 8 == 128
+    )
+    return is_host and not (
+        is_overlay_address(source.network) or is_circuit_address(source.network)
+    )
+
+
+def _mark(policy: SecurityPolicy, mark: int | None) -> list[tuple[str, Any]]:
+    if mark is None or not asks_for_mark(policy):
+        return []
+    return [("XFRMA_MARK", {"v": mark, "m": _WHOLE_MARK & ~LARGE_MARK})]
 
 
 def kernel_templates(policy: SecurityPolicy) -> tuple[Template, ...]:
@@ -188,10 +213,11 @@ def sa_id(identity: SaIdentity) -> usersa_id:
     return message
 
 
-def policy_id(policy: SecurityPolicy) -> userpolicy_id:
-    """Return the body of DELPOLICY."""
+def policy_id(policy: SecurityPolicy, mark: int | None = None) -> userpolicy_id:
+    """Return the body of DELPOLICY; ``mark`` as for :func:`asks_for_mark`."""
     message = userpolicy_id()
     message.update(**_selector(policy.selector), dir=DIRECTIONS[policy.direction])
+    message["attrs"] = _mark(policy, mark)
     return message
 
 
@@ -345,6 +371,9 @@ def found_policy_id(message: Any) -> userpolicy_id:  # noqa: ANN401 - pyroute2 h
     identity = userpolicy_id()
     identity.update({name: message[name] for name in message if name.startswith("sel_")})
     identity["dir"] = message["dir"]
+    mark = message.get_attr("XFRMA_MARK")
+    if mark is not None:
+        identity["attrs"] = [("XFRMA_MARK", {"v": mark["v"], "m": mark["m"]})]
     return identity
 
 

@@ -36,6 +36,7 @@ from overlay.ipsec.xfrm.attributes import user_tmpl, xfrm_message
 from overlay.ipsec.xfrm.entries import (
     DIRECTIONS,
     KERNEL_MAX_TEMPLATES,
+    asks_for_mark,
     blocking_policy,
     kernel_reqid,
     kernel_templates,
@@ -217,12 +218,15 @@ _TEMPLATE_FAMILY: Final = user_tmpl.offset_of("family")
 _TEMPLATE_REQID: Final = user_tmpl.offset_of("reqid")
 
 
-def policy_bodies(policy: SecurityPolicy, *, blocks: bool = False) -> tuple[bytes, bytes]:
+def policy_bodies(
+    policy: SecurityPolicy, *, blocks: bool = False, mark: int | None = None
+) -> tuple[bytes, bytes]:
     """Return the bodies of NEWPOLICY and DELPOLICY for one policy.
 
     Args:
-        policy: the policy to install or remove.
-        blocks: drop packets that match; then there are no templates.
+        policy: what is to be installed.
+        blocks: drop what matches; there are no templates then.
+        mark: what packets of programs bear, see ``entries.asks_for_mark``.
     """
     blank, templates_at = _policy_form(0 if blocks else len(policy.templates), blocks=blocks)
     selector, direction = _selector(policy.selector), DIRECTIONS[policy.direction]
@@ -233,7 +237,8 @@ def policy_bodies(policy: SecurityPolicy, *, blocks: bool = False) -> tuple[byte
     if not blocks:
         for number, template in enumerate(kernel_templates(policy)):
             _fill_template(body, templates_at + number * _TEMPLATE_BYTES, template)
-    return bytes(body), bytes(identity)
+    marked = _mark_form(mark) if mark is not None and not blocks and asks_for_mark(policy) else b""
+    return bytes(body) + marked, bytes(identity) + marked
 
 
 def _selector(selector: Selector) -> bytearray:
@@ -271,6 +276,13 @@ def _policy_form(templates: int, *, blocks: bool) -> tuple[bytes, int]:
     blank = body_of(blocking_policy(policy) if blocks else new_policy(policy))
     values = _attributes(blank, userpolicy_info.struct_bytes())
     return blank, values.get("XFRMA_TMPL", 0)
+
+
+@functools.cache
+def _mark_form(mark: int) -> bytes:
+    """Return the attribute for the mark, which comes last in both bodies."""
+    anywhere = SecurityPolicy(PolicyDirection.OUT, _BLANK_SELECTOR, ())
+    return body_of(policy_id(anywhere, mark))[len(_policy_id_form()) :]
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from typing import Final, TypeVar
 
 import trio
@@ -21,6 +22,7 @@ import trio
 from overlay.addresses import Endpoint, InnerAddress, IpNetwork
 from overlay.config import Configuration
 from overlay.errors import BackendError
+from overlay.ipsec.suites import SUITES
 from overlay.ipsec.xfrm.backend import XfrmBackend
 from overlay.ipsec.xfrm.encapsulation import decapsulate_esp
 from overlay.logs import EventLog, Word
@@ -32,8 +34,11 @@ from overlay.node.shells.kernel_source import KernelSource
 from overlay.node.shells.kernel_transport import CONTROL_PORTS, KernelTransport
 from overlay.node.shells.packet_shell import BackendChoice, ShellHost
 from overlay.node.shells.packet_transport import Arrived
+from overlay.node.shells.path_mtus import PathMtus
 from overlay.node.shells.refusals import Refusals
 from overlay.node.shells.sockets import Sockets
+from overlay.packet_sizes import INNER_MTU
+from overlay.paths.requested_path import RequestedPath
 from overlay.system.conntrack import forget_connections
 from overlay.system.control_sockets import ControlSocket
 from overlay.system.exit_filter import ExitFilter, clear_exit_leftovers
@@ -43,9 +48,11 @@ from overlay.system.flow_labels import FlowLabels
 from overlay.system.fragmenting_device import FragmentingDevice
 from overlay.system.ipsec_firewall import IpsecFirewall
 from overlay.system.kept_device import DeviceOwner, KeptDevices
-from overlay.system.kill_switch import KillSwitch
+from overlay.system.kill_switch import NODE_MARK, KillSwitch
 from overlay.system.link_detour import LinkDetour
+from overlay.system.local_address import uplink_mtu
 from overlay.system.refused_packets import AnswerSender, RefusedPackets
+from overlay.system.tun import MIN_MTU
 from overlay.system.udp import bound_socket
 
 __all__ = ["KernelShell", "hand_esp_over"]
@@ -66,6 +73,7 @@ _DEVICES_CHECK_S: Final = 2.0
 class KernelShell:
     """Implements ``overlay.node.shells.packet_shell.PacketShell`` with the Linux kernel."""
 
+    # Large: the parts are opened in one order, and closed in the reverse one.
     def __init__(
         self, configuration: Configuration, network: Sockets, backend: XfrmBackend, reason: str
     ) -> None:
@@ -80,7 +88,9 @@ class KernelShell:
         self.choice = BackendChoice(backend.capabilities().name, reason)
         self.backend = backend
         self.unforgotten = 0
+        self._node: ShellHost | None = None
         self.exit_role: ExitRole | None = None
+        self._exit_filter: ExitFilter | None = None
         roles, mtu = configuration.roles, path_mtu(configuration, sends_pieces=False)
         own_ports = [each.port for each in configuration.network.listen]
         with ExitStack() as opened:
@@ -88,18 +98,23 @@ class KernelShell:
             # An exit that was killed may have left its packet filter.
             clear_exit_leftovers()
             forwards = roles.relay or roles.exit
-            fragmenting = _if_possible(opened, FragmentingDevice)
-            detour = _if_possible(opened, LinkDetour) if forwards else None
+            largest = max(mtu, min(path_mtu(configuration), INNER_MTU))
+            cut_to = partial(FragmentingDevice, max(largest, MIN_MTU))
+            fragmenting, detour = _if_possible(opened, cut_to), _if_possible(opened, LinkDetour)
+            self._largest = mtu if fragmenting is None or detour is None else largest
+            self._mtus = _path_mtus(configuration, mtu)
             self.kill_switch = KernelSource(
                 lambda: KillSwitch(by_ipsec=True, own_ports=own_ports),
                 device=backend.device_name,
                 path_mtu=mtu,
                 fragmenting=fragmenting,
+                ask_for_mark=backend.ask_for_mark if self._largest > mtu else None,
             )
             opened.callback(self.kill_switch.close)
             backend.before_address = self.kill_switch.expect
             self._labels = opened.enter_context(FlowLabels(find_packet_filter()))
-            wall = IpsecFirewall(CONTROL_PORTS, forwards=forwards, cuts_links=detour is not None)
+            fragments_links = forwards and detour is not None
+            wall = IpsecFirewall(CONTROL_PORTS, forwards=forwards, cuts_links=fragments_links)
             # Devices are repaired first, because the routes of the kill switch lead to them.
             self.enforced: tuple[Enforced, ...] = (
                 KeptDevices(_device_owners(backend, fragmenting, detour)),
@@ -109,7 +124,8 @@ class KernelShell:
             )
             if roles.exit:
                 exits = _exit_filter(configuration, backend.device_name, mtu, fragmenting)
-                self.exit_role = _exit_role(configuration, opened.enter_context(exits), backend)
+                self._exit_filter = opened.enter_context(exits)
+                self.exit_role = _exit_role(configuration, exits, backend)
             self._control = {
                 port: opened.enter_context(ControlSocket(port)) for port in CONTROL_PORTS
             }
@@ -125,6 +141,10 @@ class KernelShell:
 
     def start(self, node: ShellHost) -> None:
         """Start the tasks that read control traffic and notices of the kernel."""
+        self._node = node
+        self.kill_switch.mtu_of = self._mtu_to
+        node.cores.circuits_sized = self.kill_switch.resize
+        node.cores.exit_circuit_sized = self._answers_sized
         for each in self._control.values():
             node.spawn(self._receive, node, each)
         node.spawn(self._watch_expiry, node)
@@ -143,8 +163,32 @@ class KernelShell:
         if self.exit_role is not None:
             self.exit_role.refuse_destinations(addresses)
 
+    @property
+    def probed_packet_bytes(self) -> int | None:
+        """The largest packet if circuits must be proved to carry it, else None."""
+        return self._largest if self._largest > self._mtus.usual else None
+
+    def path_mtu(self, path: RequestedPath) -> int:
+        """Return the size in bytes of the largest inner packet that a path takes now."""
+        return self._mtus.usual if self._node is None else self._mtus.of(self._node.cores, path)
+
+    def _mtu_to(self, destination: IpNetwork) -> int:
+        cores = self._node.cores if self._node is not None else None
+        return self._mtus.usual if cores is None else self._mtus.to(cores, destination)
+
+    def _answers_sized(self, inner_addresses: Iterable[InnerAddress], packet_bytes: int) -> None:
+        """Let a circuit have answers of the size that its source has proved, up to ours."""
+        if self._exit_filter is None:
+            return
+        try:
+            self._exit_filter.resize(inner_addresses, min(packet_bytes, self._largest))
+        except BackendError as error:
+            _log.warning("kernel.mtu_not_changed", reason=Word(error))
+
     def forget(self, inner_addresses: Iterable[InnerAddress]) -> None:
         """Remove the tracked connections of a circuit that ended (paper, section 2.5)."""
+        inner_addresses = tuple(inner_addresses)
+        self._answers_sized(inner_addresses, 0)
         for address in inner_addresses:
             if forget_connections(address) is None:
                 self.unforgotten += 1
@@ -198,6 +242,12 @@ def _device_owners(
         "device for large packets": detour,
     }
     return {name: owner for name, owner in found.items() if owner is not None}
+
+
+def _path_mtus(configuration: Configuration, usual: int) -> PathMtus:
+    onion, link = configuration.ipsec.esp_suite, configuration.ipsec.link_suite
+    mtu_to = partial(uplink_mtu, mark=NODE_MARK)
+    return PathMtus(usual, SUITES[onion], SUITES[link], mtu_to)
 
 
 def _if_possible(

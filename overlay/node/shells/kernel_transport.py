@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from overlay.addresses import Endpoint
 from overlay.apm.carrier import SIGNALLING_PORT
-from overlay.apm.control import CONTROL_PORT
+from overlay.apm.control import CONTROL_BYTES, CONTROL_PORT
 from overlay.apm.datagram import UdpDatagram, build_datagram, parse_datagram
 from overlay.node.shells.packet_transport import Arrived
 from overlay.system.control_sockets import ControlDatagram
@@ -27,8 +27,13 @@ CONTROL_PORTS: Final = (SIGNALLING_PORT, CONTROL_PORT)
 class ControlSender(Protocol):
     """A socket on one port of every overlay and circuit address."""
 
-    def send(self, source: bytes, destination: bytes, port: int, payload: bytes) -> None:
-        """Send one datagram without waiting; addresses are packed."""
+    def send(
+        self, source: bytes, destination: bytes, port: int, payload: bytes, *, whole: bool = False
+    ) -> None:
+        """Send one datagram without waiting; addresses are packed.
+
+        With ``whole`` it is not fragmented before IPsec, as a packet of a program that forbids it.
+        """
         ...
 
 
@@ -63,8 +68,15 @@ class KernelTransport:
         """Send packets of the cores, which are UDP datagrams on ``CONTROL_PORTS``."""
         for packet in packets:
             datagram = parse_datagram(packet)
+            is_probe = (
+                datagram.source_port == CONTROL_PORT and len(datagram.payload) > CONTROL_BYTES
+            )
             self._sockets[datagram.source_port].send(
-                datagram.source, datagram.destination, datagram.destination_port, datagram.payload
+                datagram.source,
+                datagram.destination,
+                datagram.destination_port,
+                datagram.payload,
+                whole=is_probe,
             )
 
     def send_dummy(self, reqid: int, now: float) -> None:  # noqa: ARG002 - the Protocol's signature

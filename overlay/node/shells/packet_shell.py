@@ -17,6 +17,7 @@ from overlay.node.shells.enforcement import Enforced
 from overlay.node.shells.packet_transport import Arrived, NodeBackend, PacketTransport
 from overlay.node.shells.source_kill_switch import UnprotectedDestinations
 from overlay.paths.path_services import KillSwitchService
+from overlay.paths.requested_path import RequestedPath
 
 __all__ = ["BackendChoice", "PacketShell", "ShellHost", "SourceKillSwitch"]
 
@@ -71,6 +72,7 @@ class ShellHost(Protocol):
         ...
 
 
+# Large: one Protocol for the two shells, whose parts are used in different places.
 class PacketShell(Protocol):
     """Owns the devices, sockets and filters of one backend; a context manager."""
 
@@ -87,6 +89,11 @@ class PacketShell(Protocol):
     @property
     def path(self) -> PacketTransport:
         """The transport of the cores' packets."""
+        ...
+
+    @property
+    def probed_packet_bytes(self) -> int | None:
+        """Size of inner packets for which own circuits are probed; None if all carry them."""
         ...
 
     @property
@@ -123,6 +130,10 @@ class PacketShell(Protocol):
         Raises:
             BackendError: the kernel refused.
         """
+        ...
+
+    def path_mtu(self, path: RequestedPath) -> int:
+        """Return the size in bytes of the largest inner packet that a path takes now."""
         ...
 
     def forget(self, inner_addresses: Iterable[InnerAddress]) -> None:

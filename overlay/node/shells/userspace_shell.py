@@ -20,6 +20,7 @@ from overlay.node.shells.operating_system import OperatingSystem, Tun
 from overlay.node.shells.packet_shell import BackendChoice, ShellHost
 from overlay.node.shells.packet_transport import DatagramSink, PacketEngine
 from overlay.node.shells.source_side import SourceDevice
+from overlay.paths.requested_path import RequestedPath
 from overlay.system.tun import MIN_MTU
 
 __all__ = ["UserspaceShell"]
@@ -52,7 +53,7 @@ class UserspaceShell:
         self._node: ShellHost | None = None
         with ExitStack() as opened:
             inner = (configuration.exit.inner_ipv4, configuration.exit.inner_ipv6)
-            mtu = path_mtu(configuration)
+            self._path_mtu = mtu = path_mtu(configuration)
             exit_side = (
                 ExitSide(
                     host,
@@ -108,6 +109,15 @@ class UserspaceShell:
         """Let an exit's circuits reach none of these packed addresses."""
         if self._exit is not None:
             self._exit.refuse_destinations(addresses)
+
+    @property
+    def probed_packet_bytes(self) -> int | None:
+        """None, because links carry what exceeds a datagram in pieces."""
+        return None
+
+    def path_mtu(self, path: RequestedPath) -> int:  # noqa: ARG002 - the Protocol's signature
+        """Return the setting, which is the same for all paths."""
+        return self._path_mtu
 
     def forget(self, inner_addresses: Iterable[InnerAddress]) -> None:
         """Forget every tracked connection of a circuit that ended."""

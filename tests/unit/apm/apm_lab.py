@@ -114,8 +114,10 @@ class Net:
         seed: int = 1,
         settings: ApmSettings | None = None,
         latency: OneWayDelay | None = None,
+        probed_packet_bytes: int | None = None,
         **each: object,
     ) -> None:
+        self._probed_packet_bytes = probed_packet_bytes
         self.rng = Random(seed)
         self.heap = EventHeap(START)
         self.network = Network(self.heap, latency or Constant(0.01), Random(f"network {seed}"))
@@ -138,7 +140,16 @@ class Net:
         engine = UserspaceEngine(rng=rng)
         spis = SpiAllocator(rng)
         pool = InnerAddressPool(INNER_V4, INNER_V6, rng)
-        manager = SignallingManager(identity, engine, spis, settings, rng, pool, True)
+        manager = SignallingManager(
+            identity,
+            engine,
+            spis,
+            settings,
+            rng,
+            pool,
+            True,
+            probed_packet_bytes=self._probed_packet_bytes,
+        )
         endpoint = Endpoint(f"10.0.0.{index + 1}", 4500)
         return Host(self, index, name, identity, endpoint, engine, spis, pool, manager)
 

@@ -5,6 +5,7 @@ import pytest
 from overlay.addresses import InnerAddress
 from overlay.apm.control import (
     CONTROL_BYTES,
+    MAX_PROBE_BYTES,
     CircuitPing,
     CircuitPong,
     Confirm,
@@ -16,6 +17,8 @@ from overlay.apm.control import (
     RekeyOffer,
     RekeySwitch,
     RekeySwitched,
+    SizeProbe,
+    SizeProbed,
     Teardown,
     TeardownReason,
     encode_control,
@@ -41,6 +44,13 @@ MESSAGES: list[ControlMessage] = [
     RekeyAnswer(2**32 - 1, bytes(range(32)), bytes(range(16))),
     RekeySwitch(2, bytes(range(16))),
     RekeySwitched(3, bytes(range(16))),
+    SizeProbe(b"12345678", is_proved=False, size=CONTROL_BYTES),
+    SizeProbe(b"12345678", is_proved=True, size=CONTROL_BYTES),
+    SizeProbed(b"87654321", size=CONTROL_BYTES),
+]
+PADDED: list[ControlMessage] = [
+    SizeProbe(b"12345678", is_proved=True, size=MAX_PROBE_BYTES),
+    SizeProbed(b"87654321", size=MAX_PROBE_BYTES - 1),
 ]
 
 
@@ -54,7 +64,8 @@ def test_every_message_has_one_size_and_comes_back(message: ControlMessage) -> N
 @pytest.mark.parametrize("message", MESSAGES, ids=repr)
 def test_truncated_or_extended_message_is_malformed(message: ControlMessage) -> None:
     encoded = encode_control(message)
-    for wrong in (b"", encoded[:-1], encoded + b"\0"):
+    longer = b"" if isinstance(message, SizeProbe | SizeProbed) else encoded + b"\0"
+    for wrong in (b"", encoded[:-1], longer):
         with pytest.raises(Malformed):
             parse_control(wrong)
 
@@ -73,7 +84,25 @@ def test_flipped_bit_gives_another_message_or_none_never_the_same(message: Contr
         assert encode_control(parsed) == bytes(changed)
 
 
-@pytest.mark.parametrize("kind", [0, 11, 255])
+@pytest.mark.parametrize("message", PADDED, ids=repr)
+def test_a_size_probe_has_the_size_that_it_is_about(message: ControlMessage) -> None:
+    encoded = encode_control(message)
+    assert isinstance(message, SizeProbe | SizeProbed)
+    assert len(encoded) == message.size
+    assert parse_control(encoded) == message
+    for wrong in (encoded[:-1] + b"\1", encoded.ljust(MAX_PROBE_BYTES + 1, b"\0")):
+        with pytest.raises(Malformed):
+            parse_control(wrong)
+
+
+def test_a_size_probe_whose_flag_is_neither_0_nor_1_is_malformed() -> None:
+    encoded = bytearray(encode_control(SizeProbe(bytes(8), is_proved=True, size=CONTROL_BYTES)))
+    encoded[10] = 2
+    with pytest.raises(Malformed):
+        parse_control(bytes(encoded))
+
+
+@pytest.mark.parametrize("kind", [0, 13, 255])
 def test_unknown_kinds_are_malformed(kind: int) -> None:
     with pytest.raises(Malformed):
         parse_control(bytes((2, kind)).ljust(CONTROL_BYTES, b"\0"))

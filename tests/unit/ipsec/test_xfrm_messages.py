@@ -28,6 +28,7 @@ from overlay.ipsec.xfrm.algorithms import algorithm_attributes, algorithm_names
 from overlay.ipsec.xfrm.attributes import user_tmpl
 from overlay.ipsec.xfrm.entries import (
     OWNER,
+    asks_for_mark,
     counters_of,
     found_identity,
     found_policy_id,
@@ -271,6 +272,38 @@ def test_entries_of_ours_are_known_by_both_signs():
 def test_a_found_policy_is_deleted_by_the_identity_it_was_installed_with():
     found = decoded(userpolicy_info, encoded(new_policy(POLICY)))
     assert encoded(found_policy_id(found)) == encoded(policy_id(POLICY))
+
+
+FROM_PROGRAMS = replace(
+    POLICY,
+    direction=PolicyDirection.OUT,
+    selector=Selector(Prefix(b"\xfd\x99" + bytes(14), 128), ANY_V6),
+)
+
+
+def test_policies_for_ipv6_packets_of_programs_are_for_marked_ones_where_these_are_cut():
+    found = decoded(userpolicy_info, encoded(new_policy(FROM_PROGRAMS, 0x6D66)))
+    mark = found.get_attr("XFRMA_MARK")
+    assert (mark["v"], mark["m"]) == (0x6D66, 0xFFFEFFFF), "with the bit of large packets, or not"
+    assert encoded(found_policy_id(found)) == encoded(policy_id(FROM_PROGRAMS, 0x6D66))
+    assert encoded(policy_id(FROM_PROGRAMS, 0x6D66)) != encoded(policy_id(FROM_PROGRAMS))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(FROM_PROGRAMS, direction=PolicyDirection.IN),
+        replace(FROM_PROGRAMS, selector=Selector(Prefix.host(V1), ANY_V6)),
+        replace(FROM_PROGRAMS, selector=Selector(Prefix.host(C0), ANY_V6)),
+        replace(FROM_PROGRAMS, selector=Selector(ANY_V6, Prefix(b"\xfd\x99" + bytes(14), 128))),
+        replace(FROM_PROGRAMS, selector=Selector(Prefix(b"\x64\x40\x00\x02", 32), ANY_V4)),
+    ],
+    ids=["inbound", "of the node", "of a circuit", "an answer at an exit", "IPv4"],
+)
+def test_other_policies_take_packets_whatever_their_mark(other):
+    assert asks_for_mark(FROM_PROGRAMS)
+    assert encoded(new_policy(other, 0x6D66)) == encoded(new_policy(other))
+    assert encoded(policy_id(other, 0x6D66)) == encoded(policy_id(other))
 
 
 def test_sa_identity_keeps_family_and_spi():

@@ -2,7 +2,7 @@
 
 from overlay.addresses import Endpoint
 from overlay.apm.carrier import SIGNALLING_PORT
-from overlay.apm.control import CONTROL_PORT
+from overlay.apm.control import CONTROL_PORT, SizeProbe, encode_control
 from overlay.apm.datagram import UdpDatagram, build_datagram, parse_datagram
 from overlay.node.shells.kernel_transport import CONTROL_PORTS, KernelTransport
 from overlay.system.control_sockets import ControlDatagram
@@ -16,8 +16,8 @@ class Socket:
     def __init__(self):
         self.sent = []
 
-    def send(self, source, destination, port, payload):
-        self.sent.append((source, destination, port, payload))
+    def send(self, source, destination, port, payload, *, whole=False):
+        self.sent.append((source, destination, port, payload, whole))
 
 
 def make():
@@ -29,8 +29,16 @@ def test_a_packet_leaves_by_the_socket_of_its_source_port():
     path, sockets = make()
     packet = build_datagram(UdpDatagram(OWN, PEER, CONTROL_PORT, CONTROL_PORT, b"ping"))
     path.send([packet], NOW)
-    assert sockets[CONTROL_PORT].sent == [(OWN, PEER, CONTROL_PORT, b"ping")]
+    assert sockets[CONTROL_PORT].sent == [(OWN, PEER, CONTROL_PORT, b"ping", False)]
     assert sockets[SIGNALLING_PORT].sent == []
+
+
+def test_only_a_size_probe_must_not_be_fragmented():
+    path, sockets = make()
+    probe = encode_control(SizeProbe(bytes(8), is_proved=False, size=1252))
+    for port, payload in ((CONTROL_PORT, probe), (SIGNALLING_PORT, bytes(1252))):
+        path.send([build_datagram(UdpDatagram(OWN, PEER, port, port, payload))], NOW)
+        assert sockets[port].sent[0][4] is (payload == probe)
 
 
 def test_a_datagram_becomes_the_packet_that_it_was():

@@ -160,3 +160,9 @@ def test_an_exit_that_cuts_lets_answers_to_the_device_that_does(
 def test_the_forbidden_networks_of_both_versions_are_named():
     named = {rule.destination for rule in EXIT if rule.verdict in ENDED}
     assert {network for network, _ in FORBIDDEN_NETWORKS} <= named
+
+
+def test_an_exit_lets_tcp_send_what_needs_no_fragments():
+    exits = replace(plan(EVERYTHING), mtu=1300)
+    inwards = [rule for rule in exit_rules(exits) if rule.verdict is Verdict.CLAMP_MSS]
+    assert [each.segment for each in inwards if each.destination] == [998, 978]

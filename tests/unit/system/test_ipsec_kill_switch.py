@@ -24,6 +24,8 @@ from overlay.system.marks import ANSWER_MARK, LARGE_MARK
 from overlay.system.packet_filter import Hook, Verdict
 from overlay.system.rtnetlink import Route, RouteKind
 
+LARGE_CUT = REROUTE_MARK | LARGE_MARK
+
 BLOCKED_KILL_SWITCH = ipsec_kill_switch_filter(
     "guard-1", MARK, [Route(WIDE, RouteKind.UNREACHABLE, 1, 9)]
 ).rules  # fmt: skip
@@ -59,6 +61,9 @@ def test_the_kill_switch_lets_out_what_ipsec_will_encapsulate_alone(packet, expe
         (Packet(INNER[4], "198.51.7.7", mark=REROUTE_MARK), Verdict.DROP),
         (Packet("192.0.2.1", "198.51.7.7", mark=REROUTE_MARK), Verdict.DROP),
         (Packet("192.0.2.1", "198.51.7.7", mark=REROUTE_MARK, ipsec_out=True), Verdict.ACCEPT),
+        (Packet(INNER[4], "198.51.7.7", mark=LARGE_CUT, ipsec_out=True), Verdict.ACCEPT),
+        (Packet("192.0.2.1", "198.51.7.7", mark=LARGE_CUT), Verdict.DROP),
+        (Packet("192.0.2.1", "198.51.7.7", mark=LARGE_CUT, ipsec_out=True), Verdict.ACCEPT),
         (Packet("192.0.2.1", "198.51.7.7", ipsec_out=True), Verdict.DROP),
     ],
     ids=[
@@ -67,6 +72,9 @@ def test_the_kill_switch_lets_out_what_ipsec_will_encapsulate_alone(packet, expe
         "a fragment without a policy",
         "the mark alone",
         "another circuit's answer, inside the destination",
+        "a large fragment into its circuit",
+        "the mark of a large fragment alone",
+        "another circuit's large answer, inside the destination",
         "another IPsec of this host",
     ],
 )

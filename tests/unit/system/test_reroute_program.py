@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from overlay.errors import BackendError
 from overlay.forwarding.checksum import internet_checksum
 from overlay.system import reroute_program
+from overlay.system.marks import LARGE_MARK
 from overlay.system.reroute_program import load_reroute_program, reroute_instructions
 
 MARK = 0x6D66
@@ -22,9 +23,13 @@ SKB, DATA = 1 << 40, 1 << 41
 """Where the packet's description and its bytes lie, for the model."""
 
 
-def run(program, mark, data=b""):
-    """Return the verdict, the packet's mark and its bytes afterwards."""
+def run(program, mark, data=b"", size=None):
+    """Return the verdict, the packet's mark and its bytes afterwards.
+
+    ``size`` is that of a packet of which the program sees the beginning, ``data``, alone.
+    """
     memory, data = {SKB + 8: mark, SKB + 76: DATA, SKB + 80: DATA + len(data)}, bytearray(data)
+    memory[SKB] = len(data) if size is None else size
     registers, at = [None, SKB, *(None,) * 8], 0
 
     def load(address, size):
@@ -107,8 +112,41 @@ def test_everything_else_is_left_as_it_is(packet):
     assert run(reroute_instructions(MARK, atomic=True), 0, packet())[2] == packet()
 
 
-def ipv4(identification, flags, length):
-    fields = (0x45, 0, length, identification, flags, 64, 17, 0, b"\xcb\x00\x71\x07", bytes(4))
+UDP, TCP, FRAGMENT = 17, 6, 44
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize(
+    ("protocol", "size", "expected"),
+    [
+        (UDP, 1038, MARK),
+        (UDP, 1039, MARK | LARGE_MARK),
+        (UDP, 60_000, MARK | LARGE_MARK),
+        (FRAGMENT, 1300, MARK | LARGE_MARK),
+        (TCP, 1300, MARK),
+        (TCP, 60_000, MARK),
+    ],
+)
+@pytest.mark.parametrize("atomic", [False, True])
+def test_a_large_packet_that_is_not_of_tcp_gets_the_bit_of_large_ones(
+    version, protocol, size, expected, atomic
+):
+    header = ipv4(0, 0x4000, 60, protocol) if version == 4 else ipv6(protocol)
+    program = reroute_instructions(MARK, atomic=atomic, large_above=1038)
+    for mark in (0, LARGE_MARK, 0x6D69):
+        assert run(program, mark, header, size) == (REROUTE, expected, header)
+    for mark in (MARK, MARK | LARGE_MARK):
+        assert run(program, mark, header, size)[0] == DROP, "it would go round"
+    assert run(program, 0, header[:19], size) == (REROUTE, MARK, header[:19]), "not readable"
+
+
+def ipv6(protocol):
+    return struct.pack(">IHBB", 6 << 28, 20, protocol, 64) + bytes(32 + 20)
+
+
+def ipv4(identification, flags, length, protocol=UDP):
+    places = b"\xcb\x00\x71\x07", bytes(4)
+    fields = (0x45, 0, length, identification, flags, 64, protocol, 0, *places)
     header = struct.pack(">BBHHHBBH4s4s", *fields)
     checksum = internet_checksum(header).to_bytes(2, "big")
     return header[:10] + checksum + header[12:] + bytes(length - 20)
