@@ -109,7 +109,8 @@ def test_a_small_mtu_is_told_with_its_consequence(namespace, tmp_path):
     assert "fragments" in examined.said("MTU of out")
     namespace.configure(["link set dev out mtu 1200"])
     examined = Doctor(namespace, tmp_path / "node" / "overlay.toml")
-    assert (examined.status, examined.obstacles) == (1, ["MTU of out"])
+    assert (examined.status, examined.outcome("MTU of out")) == (0, "lacks")
+    assert "links over IPv4 only" in examined.said("MTU of out")
 
 
 def test_a_running_node_is_no_obstacle_to_itself(laboratory, tmp_path):

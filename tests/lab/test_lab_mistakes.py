@@ -63,7 +63,7 @@ def test_a_path_through_this_node_itself_is_refused(node):
     assert "is no node that this one knows" in asked(
         node, "path", "open", "--via", "fd6d:6978::1", WEB
     )
-    assert "named in via" in asked(node, "path", "open", "--via", own, own, WEB)
+    assert "name nodes of the path with via" in asked(node, "path", "open", "--via", own, own, WEB)
 
 
 def test_commands_find_a_socket_or_say_what_is_there(node):
