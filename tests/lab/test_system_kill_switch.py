@@ -12,6 +12,7 @@ from scapy.packet import Raw
 from lab.reading import ICMPV6, UDP
 from overlay.addresses import Endpoint, InnerAddress
 from overlay.errors import BackendError
+from overlay.packet_sizes import SEGMENT_MTU
 from overlay.system.iptables import Iptables
 from overlay.system.kill_switch import KILL_SWITCH_TABLE, NODE_MARK, KillSwitch
 from overlay.system.local_address import local_address_towards
@@ -281,7 +282,7 @@ def test_carried_packets_enter_the_device_with_the_inner_address_and_fitting_seg
     for route, inner, headers in zip(shown, INNER, (40, 60), strict=True):
         assert route["dev"] == "anon0"
         assert route["prefsrc"] == inner
-        assert {"mtu": 1300, "advmss": 1300 - headers}.items() <= route["metrics"][0].items()
+        assert {"mtu": 1300, "advmss": SEGMENT_MTU - headers}.items() <= route["metrics"][0].items()
     assert blocked == [None, None]
     assert protected == []
 
