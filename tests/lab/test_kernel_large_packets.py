@@ -35,11 +35,8 @@ DATAGRAM_BYTES = (1100, 1300, 2000, 4000, 40_000)
 
 QUIC_BYTES = (1200, 1252)
 """UDP payloads: the least of RFC 9000, and what implementations send over IPv6 without probing."""
-QUIC_CHAINS = [
-    ["mix1k", "mix2k", "exitk"],
-    ["exitu", "mix1k", "exitk"],
-    ["mix1k", "mix2k", "exitu"],
-]
+QUIC_CHAINS = [["exitu", "mix1k", "exitk"], ["mix1k", "mix2k", "exitu"]]
+"""Relays and exits of both backends, and two kernel relays in a row."""
 IP_MTU_DISCOVER = {4: (socket.IPPROTO_IP, 10), 6: (socket.IPPROTO_IPV6, 23)}
 DO, PROBE = 2, 3
 

@@ -80,8 +80,9 @@ def test_the_file_is_private_and_follows_every_change(others, alice):
             assert not file_of(alice).exists(), "a node without paths writes none"
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(node.service.open_paths, OpenPathsRequest((BOB,), 2))
-                await until(lambda: alice.host.blocked, step_s=0)
+                await until(lambda: file_of(alice).exists(), step_s=0)
                 assert [p["destination"] for p in stored(alice)] == [str(BOB)]
+                assert BOB in alice.host.blocked, "a path in the file is blocked before it is open"
             assert stat.S_IMODE(file_of(alice).stat().st_mode) == 0o600
             await node.service.close_path(1)
             assert stored(alice) == []

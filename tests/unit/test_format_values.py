@@ -46,7 +46,7 @@ def _circuit_control() -> list[str]:
     half_s = apm.closing_copies * apm.closing_interval_s
     return [
         f"port {CONTROL_PORT} at both ends",
-        f"## Message ({CONTROL_BYTES} bytes)",
+        f"## Message ({CONTROL_BYTES} bytes, or",
         f"version (1) = {control.CONTROL_VERSION} |",
         f"zeros to {CONTROL_BYTES} bytes",
         f"echo ({ECHO_BYTES})",

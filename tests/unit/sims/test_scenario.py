@@ -58,7 +58,7 @@ def test_a_scenario_crosses_to_workers_and_into_sets():
         (lambda: Adversary(1.5, ["drop"]), "[adversary] share must lie between 0 and 0.9"),
         (lambda: Adversary(0.2), 'write behaviours = ["drop"]'),
         (lambda: Adversary(0.0, ["drop"]), "write share = 0.2"),
-        (lambda: Adversary(0.2, ["steal"]), "one of drop, lie"),
+        (lambda: Adversary(0.2, ["steal"]), "one of deny-circuits, drop, eclipse"),
         (lambda: Arrival("equilibrium", share=0.3), "has no meaning for 'equilibrium'"),
         (lambda: Arrival("partition", share=1.0), "leaves no node on the other side"),
         (lambda: Arrival("mass-failure", share=3.0), "more than all nodes"),
