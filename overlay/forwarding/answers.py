@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from overlay.forwarding.checksum import internet_checksum
+from overlay.forwarding.headers import ATOMIC
 from overlay.forwarding.normalise import HOP_LIMIT
 
 __all__ = ["normalised_answers"]
@@ -26,8 +27,6 @@ _IPV6_HEADER: Final = 40
 _IPV4_HEADER: Final = 20
 _FRAGMENT: Final = 0x3FFF
 """Bits of "more fragments" and of the fragment offset; both are 0 in a packet without fragments."""
-_ATOMIC: Final = b"\0\0\x40\0"
-"""Identification 0 and "don't fragment"."""
 
 
 def normalised_answers(packets: Sequence[bytes]) -> list[bytes]:
@@ -49,7 +48,7 @@ def _ipv4(packet: bytes) -> bytes:
     if len(packet) < _IPV4_HEADER:
         return packet
     is_fragment = int.from_bytes(packet[6:8], "big") & _FRAGMENT
-    identity = packet[4:8] if is_fragment else _ATOMIC
+    identity = packet[4:8] if is_fragment else ATOMIC
     if packet[1] == 0 and packet[8] == HOP_LIMIT and packet[4:8] == identity:
         return packet
     upper = (packet[0] & 0x0F) * 4

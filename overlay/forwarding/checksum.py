@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["has_valid_sum", "internet_checksum", "updated_checksum"]
+__all__ = ["has_valid_sum", "internet_checksum", "ones_complement_sum", "updated_checksum"]
 
 _ONES: Final = 0xFFFF
 
 
-def _remainder(data: bytes) -> int:
+def ones_complement_sum(data: bytes | bytearray | memoryview) -> int:
     """Return the one's complement sum of ``data`` modulo 65535, padded to whole 16-bit words."""
     value = int.from_bytes(data, "big")
     return (value << 8 if len(data) % 2 else value) % _ONES
@@ -22,7 +22,7 @@ def _remainder(data: bytes) -> int:
 
 def internet_checksum(data: bytes) -> int:
     """Return the checksum of ``data``, whose own checksum field must hold zeros (RFC 1071)."""
-    remainder = _remainder(data)
+    remainder = ones_complement_sum(data)
     if remainder:
         return _ONES - remainder
     return 0 if any(data) else _ONES
@@ -30,7 +30,7 @@ def internet_checksum(data: bytes) -> int:
 
 def has_valid_sum(data: bytes) -> bool:
     """Tell whether ``data``, its checksum field included, sums up to all ones (RFC 1071)."""
-    return _remainder(data) == 0 and any(data)
+    return ones_complement_sum(data) == 0 and any(data)
 
 
 def updated_checksum(checksum: int, old: bytes, new: bytes) -> int:
@@ -38,6 +38,6 @@ def updated_checksum(checksum: int, old: bytes, new: bytes) -> int:
 
     A wrong checksum stays wrong by the same amount, so the update does not hide damage.
     """
-    total = (_ONES - checksum) - _remainder(old) + _remainder(new)
+    total = (_ONES - checksum) - ones_complement_sum(old) + ones_complement_sum(new)
     # A covered header is never all zeros, so a sum of 0 is always written as 65535.
     return _ONES - (total % _ONES or _ONES)

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 from overlay.forwarding.checksum import has_valid_sum
 
 __all__ = [
+    "ATOMIC",
     "ICMP",
     "ICMPV6",
     "IPV6_FRAGMENT",
@@ -34,6 +35,9 @@ ICMP: Final = 1
 TCP: Final = 6
 UDP: Final = 17
 ICMPV6: Final = 58
+
+ATOMIC: Final = b"\0\0\x40\0"
+"""Bytes 4 to 8 of an atomic IPv4 datagram (RFC 6864): identification 0, "don't fragment" set."""
 
 IPV6_HOP_BY_HOP: Final = 0
 IPV6_ROUTING: Final = 43

@@ -18,14 +18,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from overlay.forwarding.checksum import updated_checksum
-from overlay.forwarding.headers import TCP
+from overlay.forwarding.headers import ATOMIC, TCP
 from overlay.sensitive import SecretBytes
 
 __all__ = ["KEY_BYTES", "Identifications"]
 
 KEY_BYTES: Final = 16
-
-_ATOMIC: Final = b"\0\0\x40\0"
 
 
 class Identifications:
@@ -63,4 +61,4 @@ class Identifications:
 
 def _is_plain_tcp(packet: bytes) -> bool:
     """Tell whether a packet is IPv4 without options, atomic with identification 0, and TCP."""
-    return packet[0] == 0x45 and packet[9] == TCP and packet[4:8] == _ATOMIC and len(packet) >= 40
+    return packet[0] == 0x45 and packet[9] == TCP and packet[4:8] == ATOMIC and len(packet) >= 40

@@ -11,17 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from overlay.forwarding.checksum import has_valid_sum, internet_checksum
-from overlay.forwarding.headers import TCP
+from overlay.forwarding.checksum import has_valid_sum, internet_checksum, ones_complement_sum
+from overlay.forwarding.headers import ATOMIC, TCP
 from overlay.offload.super_packets import MAX_PACKET_BYTES
 
 __all__ = ["joined"]
 
 _ACK: Final = 0x10
 _ACK_PSH: Final = 0x18
-_ATOMIC: Final = b"\0\0\x40\0"
-"""IPv4 identification 0 and "don't fragment": all segments of a super-packet have them."""
-
 _ONES: Final = 0xFFFF
 
 
@@ -153,7 +150,7 @@ class _Run:
         first, upper = self.first, self.upper
         if upper == 20:
             length = int.from_bytes(first[2:4], "big")
-            is_plain = first[4:8] == _ATOMIC and has_valid_sum(first[:20])
+            is_plain = first[4:8] == ATOMIC and has_valid_sum(first[:20])
         else:
             length, is_plain = int.from_bytes(first[4:6], "big") + 40, True
         self.checked = (
@@ -181,7 +178,4 @@ def _is_intact(packet: bytes, upper: int) -> bool:
     """Tell whether the TCP checksum is valid, so that joining hides no damage."""
     # Addresses and TCP stand next to each other, so that one sum covers both.
     covered = memoryview(packet)[12 if upper == 20 else 8 :]
-    value = int.from_bytes(covered, "big")
-    if len(packet) % 2:
-        value <<= 8
-    return (value + TCP + len(packet) - upper) % _ONES == 0
+    return (ones_complement_sum(covered) + TCP + len(packet) - upper) % _ONES == 0

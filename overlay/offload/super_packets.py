@@ -20,8 +20,8 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from overlay.forwarding.checksum import internet_checksum
-from overlay.forwarding.headers import TCP, UDP
+from overlay.forwarding.checksum import internet_checksum, ones_complement_sum
+from overlay.forwarding.headers import ATOMIC, TCP, UDP
 
 __all__ = [
     "MAX_PACKET_BYTES",
@@ -104,7 +104,7 @@ def cut(packet: bytes, payload_bytes: int) -> list[bytes]:
         _set_identification(header, packet, number)
         header[upper + 16 : upper + 18] = b"\0\0"
         total = pseudo_header_sum(header, start - upper + len(part))
-        total += _sum(header[upper:]) + _sum(part)
+        total += ones_complement_sum(header[upper:]) + ones_complement_sum(part)
         _pack_u16(header, upper + 16, _ONES - (total % _ONES or _ONES))
         segments.append(b"".join((header, part)))
     return segments
@@ -141,7 +141,11 @@ def cut_datagrams(packet: bytes, payload_bytes: int) -> list[bytes]:
         _set_identification(header, packet, number)
         _pack_u16(header, upper + 4, 8 + len(part))
         header[upper + 6 : upper + 8] = b"\0\0"
-        total = pseudo_header_sum(header, 8 + len(part)) + _sum(header[upper:]) + _sum(part)
+        total = (
+            pseudo_header_sum(header, 8 + len(part))
+            + ones_complement_sum(header[upper:])
+            + ones_complement_sum(part)
+        )
         _pack_u16(header, upper + 6, _ONES - (total % _ONES) or _ONES)
         datagrams.append(b"".join((header, part)))
     return datagrams
@@ -162,7 +166,7 @@ def completed(packet: bytes, start: int, at: int) -> bytes | None:
     if field + 2 > len(packet):
         return None
     # The sum covers its own field, which holds the sum of the pseudo header.
-    checksum = _ONES - (_sum(memoryview(packet)[start:]) or _ONES)
+    checksum = _ONES - (ones_complement_sum(memoryview(packet)[start:]) or _ONES)
     # A UDP checksum of 0 would mean that there is none (RFC 768); TCP takes both forms of zero.
     return packet[:field] + (checksum or _ONES).to_bytes(2, "big") + packet[field + 2 :]
 
@@ -176,7 +180,7 @@ def pseudo_header_sum(header: bytes | bytearray, upper_bytes: int) -> int:
     """
     version = header[0] >> 4
     addresses = header[12:20] if version == 4 else header[8:40]
-    return (_sum(addresses) + header[_PROTOCOL_AT[version]] + upper_bytes) % _ONES
+    return (ones_complement_sum(addresses) + header[_PROTOCOL_AT[version]] + upper_bytes) % _ONES
 
 
 def _upper_at(packet: bytes, protocol: int) -> int | None:
@@ -199,7 +203,7 @@ def _set_length(header: bytearray, total: int) -> None:
 
 def _set_identification(header: bytearray, packet: bytes, number: int) -> None:
     """Count up the IPv4 identification; that of an atomic packet stays 0 (RFC 6864)."""
-    if not number or header[0] >> 4 == 6 or packet[4:8] == b"\0\0\x40\0":
+    if not number or header[0] >> 4 == 6 or packet[4:8] == ATOMIC:
         return
     _pack_u16(header, 4, (int.from_bytes(packet[4:6], "big") + number) & _ONES)
     _sign(header)
@@ -209,9 +213,3 @@ def _sign(header: bytearray) -> None:
     size = (header[0] & 0x0F) << 2
     header[10:12] = b"\0\0"
     header[10:12] = internet_checksum(bytes(header[:size])).to_bytes(2, "big")
-
-
-def _sum(data: bytes | bytearray | memoryview) -> int:
-    """Return the one's complement sum of ``data`` modulo 65535, padded to whole 16-bit words."""
-    value = int.from_bytes(data, "big")
-    return (value << 8 if len(data) % 2 else value) % _ONES

@@ -208,7 +208,7 @@ class End:
         if isinstance(what, bytes):
             self.links.receive([(what, source)], now)
         else:
-            assert self.engine.opens(what, now), "a packet that nobody can open"
+            assert self.engine.opens(what, now), "the receiver has keys for every packet"
             self.opened += 1
         self.settle(now)
 
